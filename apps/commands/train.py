@@ -1,0 +1,133 @@
+"""`visavis train`: audio, codec, teacher, distill, and the instruments."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from engine.errors import ExtraMissingError
+
+_EXAMPLE = """examples:
+  visavis train audio   --out runs/audio --minutes 10
+  visavis train codec   --data data/train --test data/test --start runs/audio/model.safetensors --out runs/codec
+  visavis train teacher --data data/train --test data/test --start runs/codec/model.safetensors --out runs/teacher
+  visavis train distill --method consistency --data data/train --test data/test \\
+                        --start runs/teacher/model.safetensors --out runs/student
+  torchrun --nproc-per-node 8 -m apps.cli train codec ...     (one process per GPU)
+A run that was stopped continues when the same command is given again.
+"""
+
+
+def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add `train` and its stages."""
+    parser = subparsers.add_parser(
+        "train", help="train a model", epilog=_EXAMPLE, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    stages = parser.add_subparsers(dest="stage", required=True, metavar="STAGE")
+    _audio(_stage(stages, "audio", "audio encoder from voices alone", batch=2048, lr=1e-3, minutes=10))
+    _with_data(_stage(stages, "codec", "portrait codec from rendered pairs", batch=32, lr=6e-4, minutes=40))
+    _with_data(_stage(stages, "teacher", "denoiser by flow matching", batch=32, lr=6e-4, minutes=40))
+    distill = _with_data(_stage(stages, "distill", "few-step student", batch=32, lr=2e-4, minutes=20))
+    distill.add_argument("--method", choices=("consistency",), default="consistency")
+    distill.add_argument("--guidance", type=float, default=1.5, help="guidance scale baked into the student")
+    _with_data(_stage(stages, "probe", "measuring instrument of `visavis evaluate`", batch=64, lr=1e-3, minutes=5))
+    _with_data(_stage(stages, "aligner", "face points of a rough crop, for portraits", batch=64, lr=1e-3, minutes=5))
+    parser.set_defaults(handler=run)
+
+
+def _stage(
+    stages: argparse._SubParsersAction[argparse.ArgumentParser],
+    name: str, text: str, *, batch: int, lr: float, minutes: float,
+) -> argparse.ArgumentParser:  # fmt: skip
+    parser = stages.add_parser(name, help=text)
+    add = parser.add_argument
+    add("--out", type=Path, required=True, help="folder of the run: model.safetensors, log.jsonl, sample grids")
+    add("--size", default="nano", choices=("tiny", "nano", "base"), help="model size, when not starting from another")
+    add("--start", type=Path, help="checkpoint to start from")
+    add("--minutes", type=float, default=minutes, help=f"time budget (default {minutes})")
+    add("--steps", type=int, default=1_000_000, help="step budget; whichever ends first")
+    add("--batch", type=int, default=batch, help=f"batch per process (default {batch})")
+    add("--lr", type=float, default=lr, help=f"peak learning rate (default {lr})")
+    add("--seed", type=int, default=0)
+    add("--device", default="auto", help="auto, cpu, cuda")
+    add("--threads", type=int, default=0, help="CPU threads, 0 for all")
+    add("--sample-every", type=int, default=500, help="steps between measurements and sample grids")
+    return parser
+
+
+def _with_data(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
+    parser.add_argument("--data", type=Path, required=True, help="folder of training shards (visavis data make)")
+    parser.add_argument("--test", type=Path, required=True, help="folder of held-out shards")
+    parser.add_argument("--cache", type=Path, help="unpacked shards and latents (default: OUT/../cache)")
+    return parser
+
+
+def _audio(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--hours", type=float, default=2.0, help="hours of speech to synthesise")
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--voices", type=Path, help="folder of kept voices (visavis data make --cache)")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run the stage that was asked for. Raises AvatarError."""
+    try:
+        from training.run import RunConfig
+    except ImportError as error:
+        raise ExtraMissingError(f"{error}; training needs more: pip install 'visavis[train]'") from error
+
+    config = RunConfig(
+        out=args.out, steps=args.steps, minutes=args.minutes, batch=args.batch, lr=args.lr, seed=args.seed,
+        device=args.device, threads=args.threads, sample_every=args.sample_every,
+    )  # fmt: skip
+    stages = {
+        "audio": _run_audio, "codec": _run_codec, "teacher": _run_denoiser, "distill": _run_denoiser,
+        "probe": _run_instrument, "aligner": _run_instrument,
+    }  # fmt: skip
+    stages[args.stage](args, config)
+    return 0
+
+
+def _run_audio(args: argparse.Namespace, config: object) -> None:
+    from training.audio import load_or_make, train_audio
+
+    bank = load_or_make(args.out / "bank", args.hours, "train", args.workers, args.voices, args.seed)
+    test = load_or_make(args.out / "bank-test", args.hours / 10, "test", args.workers, args.voices, args.seed)
+    train_audio(bank, test, config, args.size, args.start)
+
+
+def _shards(folder: Path) -> list[Path]:
+    from engine.errors import DataSettingsError
+
+    shards = sorted(folder.glob("*.tar"))
+    if not shards:
+        raise DataSettingsError(f"{folder} holds no shards; make some with: visavis data make --out {folder}")
+    return shards
+
+
+def _cache(args: argparse.Namespace) -> Path:
+    return args.cache or args.out.parent / "cache"
+
+
+def _run_codec(args: argparse.Namespace, config: object) -> None:
+    from training.codec import train_codec
+
+    train_codec(_shards(args.data), _shards(args.test), config, args.size, _cache(args) / "pairs", args.start)
+
+
+def _run_denoiser(args: argparse.Namespace, config: object) -> None:
+    from training.denoising import latents_of, train_consistency, train_teacher
+    from training.objectives.consistency import ConsistencyConfig
+
+    clips = latents_of(_shards(args.data), args.start, _cache(args), "train")
+    held_out = latents_of(_shards(args.test), args.start, _cache(args), "test")
+    if args.stage == "teacher":
+        train_teacher(clips, held_out, config, args.start)
+    else:
+        train_consistency(clips, held_out, config, args.start, ConsistencyConfig(guidance=args.guidance))
+
+
+def _run_instrument(args: argparse.Namespace, config: object) -> None:
+    from training.instruments import train_aligner, train_probe
+
+    train = {"probe": train_probe, "aligner": train_aligner}[args.stage]
+    train(_shards(args.data), _shards(args.test), config, _cache(args) / "pairs")

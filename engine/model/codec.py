@@ -1,0 +1,173 @@
+"""The portrait codec: a picture to a small motion latent, and back through the user's own pixels.
+
+The decoder knows the portrait. From the latents of frame and reference it predicts a coarse flow field, a blend mask
+and painted content; the flow moves the portrait at full size, the paint fills what the portrait does not show (mouth
+interior, lids, uncovered skin). Flow grids are coarse, so the output size is free: a codec trained at 128 runs at 512.
+The idea of driving a portrait by latent-conditioned warping goes back to FOMM (arXiv 2003.00196) and LIA
+(arXiv 2203.09043); direct supervision of flow and mask comes from our renderer.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from engine.model.config import ModelConfig
+from engine.model.layers import ResidualBlock, Upsample, base_grid, downsample, resize, warp
+
+FLOW_REACH = 0.5
+"""Largest displacement of the flow, as a fraction of the picture (tanh-bounded)."""
+
+
+@dataclass(frozen=True, slots=True)
+class ReferenceFeatures:
+    """What is computed once per portrait. latent [B, C, G, G]; fine [B, c, 64, 64]; coarse [B, c, 32, 32]."""
+
+    latent: Tensor
+    fine: Tensor
+    coarse: Tensor
+
+    def expand(self, batch: int) -> ReferenceFeatures:
+        """Repeat along the batch axis, so that one reference serves several frames."""
+        n = batch // self.latent.shape[0]
+        return ReferenceFeatures(*(t.repeat_interleave(n, 0) for t in (self.latent, self.fine, self.coarse)))
+
+
+@dataclass(frozen=True, slots=True)
+class Decoded:
+    """image [B, 3, S, S] in [-1, 1] and its parts: warped [B, 3, S, S], mask [B, 1, 128, 128] (1 = warped pixel),
+    flow [B, 2, 64, 64] and flow_coarse [B, 2, 32, 32] as sampling positions in [-1, 1], mask_logits [B, 1, 128, 128].
+    """
+
+    image: Tensor
+    warped: Tensor
+    mask: Tensor
+    mask_logits: Tensor
+    flow: Tensor
+    flow_coarse: Tensor
+
+
+class LatentEncoder(nn.Module):
+    """Picture [B, 3, 128, 128] in [-1, 1] to latent [B, C, 4, 4], normalised per sample to zero mean, unit variance."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        w = config.encoder_widths
+        layers: list[nn.Module] = [downsample(3, w[0], 4, 3), ResidualBlock(w[0]), ResidualBlock(w[0])]
+        for c_in, c_out in zip(w[:-1], w[1:], strict=True):
+            layers += [downsample(c_in, c_out), ResidualBlock(c_out)]
+        layers += [nn.GroupNorm(8, w[-1]), nn.SiLU(), nn.Conv2d(w[-1], config.latent_channels, 1)]
+        self.layers = nn.Sequential(*layers)
+
+    def forward(self, image: Tensor) -> Tensor:
+        latent = self.layers(image).float()
+        return F.layer_norm(latent, latent.shape[1:])
+
+
+class ReferenceEncoder(nn.Module):
+    """Appearance features of the portrait on grids of 64 and 32, for the painter."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        fine, coarse = config.reference_widths
+        self.fine = nn.Sequential(downsample(3, fine, kernel=3), ResidualBlock(fine))
+        self.coarse = nn.Sequential(downsample(fine, coarse), ResidualBlock(coarse))
+
+    def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        fine = self.fine(image)
+        return fine, self.coarse(fine)
+
+
+class PortraitDecoder(nn.Module):
+    """Latent and reference features to a picture of the portrait's own size."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        w4, w8, w16, w32, w64 = config.decoder_widths
+        fine, coarse = config.reference_widths
+        c = config.latent_channels
+        self.stem = nn.Sequential(nn.Conv2d(2 * c, w4, 3, padding=1), ResidualBlock(w4))
+        self.up8 = nn.Sequential(Upsample(w4, w8), ResidualBlock(w8))
+        self.up16 = nn.Sequential(Upsample(w8, w16), ResidualBlock(w16))
+        self.up32 = nn.Sequential(Upsample(w16, w32), ResidualBlock(w32))
+        self.flow32 = nn.Conv2d(w32, 2, 3, padding=1)
+        self.fuse32 = nn.Sequential(nn.Conv2d(w32 + coarse, w32, 3, padding=1), ResidualBlock(w32))
+        self.up64 = nn.Sequential(Upsample(w32, w64), ResidualBlock(w64, norm=False))
+        self.flow64 = nn.Conv2d(w64, 2, 3, padding=1)
+        self.fuse64 = nn.Sequential(nn.Conv2d(w64 + fine, w64, 3, padding=1), ResidualBlock(w64, norm=False))
+        self.paint = nn.Sequential(nn.Conv2d(w64, 16, 3, padding=1), nn.PixelShuffle(2))
+        for head in (self.flow32, self.flow64):
+            nn.init.zeros_(head.weight)
+            assert head.bias is not None
+            nn.init.zeros_(head.bias)
+
+    def forward(self, latent: Tensor, reference: ReferenceFeatures, portrait: Tensor) -> Decoded:
+        """latent [B, C, 4, 4], reference of batch B, portrait [B, 3, S, S] in [-1, 1]."""
+        flow32, flow64, paint = self.predict(latent, reference)
+        mask_logits = paint[:, 3:]
+        side = portrait.shape[-1]
+        warped = warp(portrait, resize_grid(flow64, side))
+        mask = torch.sigmoid(mask_logits)
+        blend = resize(mask, side)
+        image = blend * warped + (1 - blend) * resize(paint[:, :3], side)
+        return Decoded(image, warped, mask, mask_logits, flow64, flow32)
+
+    def predict(self, latent: Tensor, reference: ReferenceFeatures) -> tuple[Tensor, Tensor, Tensor]:
+        """What does not depend on the output size: flow_coarse, flow, and paint with mask logits [B, 4, 128, 128]."""
+        h = self.up32(self.up16(self.up8(self.stem(torch.cat((latent, reference.latent), 1)))))
+        bound = 2 * FLOW_REACH
+        raw32 = self.flow32(h).float()
+        flow32 = base_grid(h.shape[-1], h.device) + bound * torch.tanh(raw32)
+        h = self.fuse32(torch.cat((h, warp(reference.coarse, flow32)), 1))
+        h = self.up64(h)
+        raw64 = resize(raw32, h.shape[-1]) + self.flow64(h).float()
+        flow64 = base_grid(h.shape[-1], h.device) + bound * torch.tanh(raw64)
+        h = self.fuse64(torch.cat((h, warp(reference.fine, flow64)), 1))
+        return flow32, flow64, self.paint(h).float()
+
+
+def resize_grid(flow: Tensor, side: int) -> Tensor:
+    """Upsample sampling positions by their displacement, so that the border keeps its slope of one."""
+    displacement = flow - base_grid(flow.shape[-1], flow.device)
+    return base_grid(side, flow.device) + resize(displacement, side)
+
+
+class PortraitCodec(nn.Module):
+    """Encoder, reference encoder and decoder, with the linear probe that keeps the latent legible.
+
+    `latent_scale` is the standard deviation of (frame latent - reference latent) over the training data; the diffusion
+    model works on that difference divided by it, so that a portrait at rest is the origin.
+    """
+
+    def __init__(self, config: ModelConfig, probe_outputs: int = 0) -> None:
+        super().__init__()
+        self.config = config
+        self.encoder = LatentEncoder(config)
+        self.reference_encoder = ReferenceEncoder(config)
+        self.decoder = PortraitDecoder(config)
+        self.latent_scale: Tensor
+        self.register_buffer("latent_scale", torch.ones(()))
+        size = config.latent_channels * config.latent_grid**2
+        self.probe = nn.Linear(size, probe_outputs) if probe_outputs else None
+
+    def encode(self, image: Tensor) -> Tensor:
+        """[B, 3, 128, 128] in [-1, 1] to [B, C, 4, 4]."""
+        return self.encoder(image)
+
+    def encode_reference(self, image: Tensor) -> ReferenceFeatures:
+        """[B, 3, 128, 128] in [-1, 1], the canonical crop of the portrait."""
+        fine, coarse = self.reference_encoder(image)
+        return ReferenceFeatures(self.encode(image), fine, coarse)
+
+    def to_motion(self, latent: Tensor, reference: ReferenceFeatures) -> Tensor:
+        """Absolute latent to what the diffusion model sees."""
+        return (latent - reference.latent) / self.latent_scale
+
+    def from_motion(self, motion: Tensor, reference: ReferenceFeatures) -> Tensor:
+        return motion * self.latent_scale + reference.latent
+
+    def decode(self, latent: Tensor, reference: ReferenceFeatures, portrait: Tensor) -> Decoded:
+        return self.decoder(latent, reference, portrait)

@@ -1,0 +1,236 @@
+"""Stage 1, `visavis train codec`: a frame from its latent and another picture of the same person.
+
+The renderer's truth leads: flow, visibility and face units are supervised directly, pixels polish. From pixels alone
+a small codec does not leave the identity warp within hours of CPU time (docs/lab-notes.md).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from engine.model.avatar import AvatarModel, save_model
+from engine.model.codec import Decoded, PortraitCodec
+from engine.model.config import SIZES
+from engine.model.layers import resize
+from engine.portrait.landmarks import INDEX, LANDMARKS
+from training.data.loading import CodecPairs
+from training.data.truth import ARKIT_UNITS
+from training.grids import save_grid
+from training.run import Batch, Run, RunConfig
+
+PROBE_OUTPUTS = len(ARKIT_UNITS) + 5 + 2 * len(LANDMARKS)
+"""Units, head (3), gaze (2), landmarks."""
+
+_ANGLE_SCALE = 15.0
+_MOUTH = [INDEX[n] for n in ("mouth_right", "mouth_left", "lip_upper_outer", "lip_lower_outer")]
+_EYES = ([INDEX["eye_right_outer"], INDEX["eye_right_inner"]], [INDEX["eye_left_outer"], INDEX["eye_left_inner"]])
+
+
+@dataclass(frozen=True, slots=True)
+class CodecWeights:
+    """Loss weights; pixels count 1 everywhere, more around mouth and eyes."""
+
+    mouth: float = 8.0
+    eyes: float = 4.0
+    gradient: float = 1.0
+    flow: float = 4.0
+    mask: float = 0.2
+    probe: float = 1.0
+    paint: float = 0.5
+    latent_noise: float = 0.1
+    """Standard deviation of the noise on the unit-variance latent: what the decoder must tolerate of the denoiser."""
+
+
+def to_tensor(images: np.ndarray) -> Tensor:
+    """uint8 [N, S, S, 3] to float [N, 3, S, S] in [-1, 1]."""
+    return torch.from_numpy(images).permute(0, 3, 1, 2).float().div_(127.5).sub_(1)
+
+
+def attention_map(landmarks: Tensor, side: int, mouth: float, eyes: float) -> Tensor:
+    """1 plus Gaussian hills on mouth and eyes, [B, 1, side, side]; landmarks [B, 28, 2] as fractions."""
+    line = (torch.arange(side, device=landmarks.device) + 0.5) / side
+    y, x = torch.meshgrid(line, line, indexing="ij")
+
+    def hill(points: list[int], sigma: float) -> Tensor:
+        centre = landmarks[:, points].mean(1)
+        d2 = (x[None] - centre[:, 0, None, None]) ** 2 + (y[None] - centre[:, 1, None, None]) ** 2
+        return torch.exp(-d2 / (2 * sigma**2))
+
+    weight = 1 + mouth * hill(_MOUTH, 0.085) + eyes * sum(hill(eye, 0.045) for eye in _EYES)
+    return weight[:, None]
+
+
+def gradient_loss(a: Tensor, b: Tensor, weight: Tensor, scales: int = 3) -> Tensor:
+    """L1 of horizontal and vertical differences on a pyramid; keeps edges where plain L1 blurs them."""
+    total = a.new_zeros(())
+    for _ in range(scales):
+        e = a - b
+        total = total + (weight[..., 1:, :] * (e[..., 1:, :] - e[..., :-1, :]).abs()).mean()
+        total = total + (weight[..., :, 1:] * (e[..., :, 1:] - e[..., :, :-1]).abs()).mean()
+        a, b, weight = (F.avg_pool2d(t, 2) for t in (a, b, weight))
+    return total / scales
+
+
+class CodecStage(nn.Module):
+    """Batch of (image, reference, truth) to the codec's loss."""
+
+    def __init__(self, codec: PortraitCodec, weights: CodecWeights) -> None:
+        super().__init__()
+        self.codec, self.weights = codec, weights
+
+    def forward(self, batch: Batch) -> tuple[Tensor, dict[str, float]]:
+        w, image = self.weights, batch["image"]
+        references = self.codec.encode_reference(batch["reference"])
+        latent = self.codec.encode(image)
+        latent = latent + w.latent_noise * torch.randn_like(latent)
+        decoded = self.codec.decode(latent, references, batch["reference"])
+        attention = attention_map(batch["landmarks"], image.shape[-1], w.mouth, w.eyes)
+        attention = attention / attention.mean((1, 2, 3), keepdim=True)
+        terms = {
+            "pixel": (attention * (decoded.image - image).abs()).mean(),
+            "gradient": w.gradient * gradient_loss(decoded.image, image, attention),
+            "flow": w.flow * self._flow(decoded, batch),
+            "mask": w.mask * self._mask(decoded, batch),
+            "probe": w.probe * self._probe(latent, batch),
+        }
+        loss = torch.stack(list(terms.values())).sum()
+        return loss, {k: float(v.detach()) for k, v in terms.items()}
+
+    def _flow(self, decoded: Decoded, batch: Batch) -> Tensor:
+        target, known = batch["flow"], batch["known"][:, None]
+        fine = (known * (decoded.flow - target).abs()).sum() / known.sum().clamp(min=1)
+        half = F.avg_pool2d(known, 2)
+        coarse = (half * (decoded.flow_coarse - F.avg_pool2d(target, 2)).abs()).sum() / half.sum().clamp(min=1)
+        return fine + 0.5 * coarse
+
+    def _mask(self, decoded: Decoded, batch: Batch) -> Tensor:
+        known = resize(batch["known"][:, None], decoded.mask.shape[-1]).clamp(0, 1)
+        return F.binary_cross_entropy_with_logits(decoded.mask_logits, known)
+
+    def _probe(self, latent: Tensor, batch: Batch) -> Tensor:
+        assert self.codec.probe is not None
+        predicted = self.codec.probe(latent.flatten(1))
+        return F.smooth_l1_loss(predicted, probe_targets(batch), beta=0.1)
+
+
+def probe_targets(batch: Batch) -> Tensor:
+    """[B, PROBE_OUTPUTS], every entry of order one."""
+    landmarks = (batch["landmarks"] - 0.5).flatten(1) * 4
+    return torch.cat((batch["units"], batch["head"] / _ANGLE_SCALE, batch["gaze"] / _ANGLE_SCALE, landmarks), 1)
+
+
+def codec_batch(raw: dict[str, np.ndarray]) -> Batch:
+    """Numpy batch of CodecPairs to tensors; flow becomes sampling positions [-1, 1], channels first."""
+    batch = {
+        "image": to_tensor(raw["image"]),
+        "reference": to_tensor(raw["reference"]),
+        "flow": torch.from_numpy(raw["flow"].astype(np.float32)).permute(0, 3, 1, 2) * 2 - 1,
+        "known": torch.from_numpy(raw["known"].astype(np.float32)),
+        "mouth": torch.from_numpy(raw["mouth"].astype(np.float32)),
+    }
+    for key in ("landmarks", "units", "head", "gaze"):
+        batch[key] = torch.from_numpy(raw[key].astype(np.float32))
+    for key in ("known", "mouth"):
+        batch[key] = batch[key] / 255 if raw[key].dtype == np.uint8 else batch[key]
+    for key in ("image", "reference"):
+        batch[key] = batch[key].contiguous(memory_format=torch.channels_last)
+    return batch
+
+
+def endless(data: CodecPairs, size: int, seed: int) -> Iterator[Batch]:
+    rng = np.random.default_rng(seed)
+    while True:
+        yield codec_batch(data.batch(size, rng))
+
+
+def psnr(a: Tensor, b: Tensor, weight: Tensor | None = None) -> float:
+    """dB for images in [-1, 1]; weight [B, 1, H, W] restricts it to a region."""
+    e2 = (a - b).square()
+    mse = e2.mean() if weight is None else (e2 * weight).sum() / (weight.sum() * a.shape[1]).clamp(min=1e-6)
+    return float(10 * torch.log10(4 / mse.clamp(min=1e-10)))
+
+
+@torch.no_grad()
+def measure_codec(codec: PortraitCodec, batch: Batch) -> dict[str, float]:
+    """PSNR of output, of copying the reference, in the mouth box; flow error in pixels of 128."""
+    device = next(codec.parameters()).device
+    batch = {k: v.to(device) for k, v in batch.items()}
+    references = codec.encode_reference(batch["reference"])
+    latent = codec.encode(batch["image"])
+    decoded = codec.decode(latent, references, batch["reference"])
+    mouth = mouth_box(batch["landmarks"], batch["image"].shape[-1])
+    error = (decoded.flow - batch["flow"]).norm(dim=1) * 64
+    known = batch["known"]
+    result = {
+        "psnr": psnr(decoded.image, batch["image"]),
+        "psnr_mouth": psnr(decoded.image, batch["image"], mouth),
+        "psnr_copy": psnr(batch["reference"], batch["image"]),
+        "psnr_copy_mouth": psnr(batch["reference"], batch["image"], mouth),
+        "flow_error_px": float((error * known).sum() / known.sum()),
+    }
+    if codec.probe is not None:
+        predicted, target = codec.probe(latent.flatten(1)), probe_targets(batch)
+        for name in ("jawOpen", "mouthPucker", "mouthSmileLeft", "eyeBlinkLeft"):
+            i = ARKIT_UNITS.index(name)
+            result[f"probe_{name}"] = correlation(predicted[:, i], target[:, i])
+    return result
+
+
+def mouth_box(landmarks: Tensor, side: int) -> Tensor:
+    """Mask [B, 1, side, side] of the mouth: its landmark box, grown by 35 % of the mouth's width."""
+    points = landmarks[:, _MOUTH]
+    low, high = points.amin(1), points.amax(1)
+    grow = 0.35 * (high[:, :1] - low[:, :1])
+    low, high = low - grow, high + grow
+    line = (torch.arange(side, device=landmarks.device) + 0.5) / side
+    inside_x = (line[None] >= low[:, :1]) & (line[None] <= high[:, :1])
+    inside_y = (line[None] >= low[:, 1:]) & (line[None] <= high[:, 1:])
+    return (inside_y[:, :, None] & inside_x[:, None, :])[:, None].float()
+
+
+def correlation(a: Tensor, b: Tensor) -> float:
+    a, b = a.float() - a.float().mean(), b.float() - b.float().mean()
+    return float((a * b).sum() / (a.norm() * b.norm()).clamp(min=1e-8))
+
+
+def train_codec(
+    data: list[Path], held_out: list[Path], config: RunConfig, size: str, cache: Path, start: Path | None = None
+) -> Path:
+    """Train on shards, measure on held-out shards, write `model.safetensors`; returns its path."""
+    from engine.model.avatar import load_model
+
+    pairs, test = CodecPairs(data, cache / "train"), CodecPairs(held_out, cache / "test")
+    model = load_model(start)[0] if start else AvatarModel(SIZES[size], PROBE_OUTPUTS)
+    model.codec.to(memory_format=torch.channels_last)
+    run = Run(config, CodecStage(model.codec, CodecWeights()), model.codec)
+    fixed = codec_batch(test.batch(64, np.random.default_rng(1)))
+
+    def on_sample(step: int) -> None:
+        measured = measure_codec(model.codec, fixed)
+        run.log({f"test_{k}": v for k, v in measured.items()})
+        _sample_grid(model.codec, fixed, config.out / f"samples-{step:06d}.png", run.device)
+
+    path = config.out / "model.safetensors"
+
+    def on_save(step: int) -> None:
+        meta: dict[str, Any] = {"stage": "codec", "step": step, "test": measure_codec(model.codec, fixed)}
+        save_model(model, path, meta)
+
+    run.train(endless(pairs, config.batch, config.seed + run.rank), on_sample, on_save)
+    return path
+
+
+def _sample_grid(codec: PortraitCodec, batch: Batch, path: Path, device: torch.device) -> None:
+    part = {k: v[:12].to(device) for k, v in batch.items()}
+    references = codec.encode_reference(part["reference"])
+    decoded = codec.decode(codec.encode(part["image"]), references, part["reference"])
+    mask = resize(decoded.mask, 128).expand(-1, 3, -1, -1) * 2 - 1
+    save_grid([part["reference"], part["image"], decoded.image, decoded.warped, mask], path)

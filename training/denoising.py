@@ -1,0 +1,165 @@
+"""Stages 2 and 3, `visavis train teacher` and `visavis train distill`: the denoiser on cached latents.
+
+The teacher learns flow matching from clips; the student learns to reach the guided teacher's end point in a step or
+two. Both are measured the same way: streamed generation on held-out clips, read by the codec's probe.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from engine.model.avatar import AvatarModel, load_model, save_model
+from engine.portrait.landmarks import INDEX
+from training.codec import correlation
+from training.data.loading import ClipSequences
+from training.data.truth import ARKIT_UNITS
+from training.generate import STUDENT_SAMPLING, TEACHER_SAMPLING, SamplingConfig, generate
+from training.grids import save_grid
+from training.latents import LatentClips, SequenceBatches, encode_clips
+from training.objectives.blocks import LegibleError, conditions, encode_voices
+from training.objectives.consistency import ConsistencyConfig, ConsistencyDistillation
+from training.objectives.flow_matching import FlowMatching
+from training.run import Batch, Run, RunConfig, autocast
+
+SEQUENCE_FRAMES = 32
+_TEST_FRAMES = 64
+_POINTS_AT = len(ARKIT_UNITS) + 5
+
+
+def opening_of(codec_probe: nn.Linear, latents: Tensor) -> Tensor:
+    """Mouth opening [B, F] that the probe reads from absolute latents [B, F, C, G, G]: inner-lip distance."""
+    points = codec_probe(latents.flatten(2).float())[..., _POINTS_AT:].unflatten(-1, (-1, 2)) / 4 + 0.5
+    return (points[..., INDEX["lip_lower_inner"], :] - points[..., INDEX["lip_upper_inner"], :]).norm(dim=-1)
+
+
+def true_opening(landmarks: Tensor) -> Tensor:
+    """The same from ground-truth landmarks [B, F, 28, 2]."""
+    return (landmarks[..., INDEX["lip_lower_inner"], :] - landmarks[..., INDEX["lip_upper_inner"], :]).norm(dim=-1)
+
+
+@torch.no_grad()
+def measure_denoiser(model: AvatarModel, batch: Batch, how: SamplingConfig, device: torch.device) -> dict[str, float]:
+    """Mean correlation of mouth opening with truth over speaking clips, motion energy ratio, latent limit of both."""
+    assert model.codec.probe is not None
+    batch = {k: v.to(device) for k, v in batch.items()}
+    with autocast(device):
+        own, partner = encode_voices(model.audio, batch)
+        given = conditions(model.denoiser, own, partner, batch, None)
+        free = given.__class__(
+            given.audio, given.listening, given.state, given.expression, given.expression_given * 0,
+            given.pose, given.pose_given * 0,
+        )  # fmt: skip
+        motion = generate(model.denoiser, free, batch["reference"], how)
+    latents = motion.float() * model.codec.latent_scale + batch["reference"][:, None]
+    truth, opened = true_opening(batch["landmarks"]), opening_of(model.codec.probe, latents)
+    limit = opening_of(model.codec.probe, batch["latent"])
+    speaking = [i for i in range(len(truth)) if (batch["state"][i] == 0).float().mean() > 0.6]
+
+    def mean_r(x: Tensor) -> float:
+        return sum(correlation(x[i], truth[i]) for i in speaking) / max(1, len(speaking))
+
+    def energy(x: Tensor) -> Tensor:
+        return (x[:, 1:] - x[:, :-1]).square().mean()
+
+    return {
+        "r_opening": mean_r(opened),
+        "r_opening_codec": mean_r(limit),
+        "spread_ratio": float(opened[speaking].std() / truth[speaking].std()),
+        "motion_energy_ratio": float(energy(latents) / energy(batch["latent"].float())),
+    }
+
+
+def test_batch(clips: LatentClips, size: int = 48) -> Batch:
+    frames = min(_TEST_FRAMES, min(clips.frames(i) for i in range(len(clips))))
+    return SequenceBatches(clips, frames, size, 1, augment=False).draw()
+
+
+def _callbacks(
+    run: Run, model: AvatarModel, test: Batch, how: SamplingConfig, stage: str, extra: dict[str, Any]
+) -> tuple[Callable[[int], None], Callable[[int], None]]:
+    def on_sample(step: int) -> None:
+        run.log({f"test_{k}": v for k, v in measure_denoiser(model, test, how, run.device).items()})
+
+    def on_save(step: int) -> None:
+        measured = measure_denoiser(model, test, how, run.device)
+        meta = {"stage": stage, "step": step, "test": measured} | extra
+        save_model(model, run.config.out / "model.safetensors", meta)
+
+    return on_sample, on_save
+
+
+def latents_of(shards: list[Path], checkpoint: Path, cache: Path, split: str) -> LatentClips:
+    """Latents of all clips under the codec of a checkpoint; kept in the cache, keyed by that codec's weights."""
+    model, _ = load_model(checkpoint)
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.codec.encoder.state_dict().items()):
+        digest.update(name.encode() + tensor.float().numpy().tobytes())
+    digest.update("\n".join(path.name for path in shards).encode())
+    folder = cache / f"latents-{split}-{digest.hexdigest()[:12]}"
+    if not (folder / "start.npy").exists():
+        clips = ClipSequences(shards, cache / f"sequences-{split}")
+        encode_clips(model.codec, clips, RunConfig(out=cache).resolve_device()).save(folder)
+    return LatentClips.load(folder)
+
+
+def train_teacher(clips: LatentClips, held_out: LatentClips, config: RunConfig, start: Path) -> Path:
+    """From a model with a trained codec (and, better, audio encoder); returns the path of the teacher."""
+    model, _ = load_model(start)
+    assert model.codec.probe is not None
+    if not _scaled(model):
+        model.codec.latent_scale.fill_(clips.motion_scale())
+    scale = float(model.codec.latent_scale)
+    legible = LegibleError(model.codec.probe, model.codec.latent_scale)
+    stage = FlowMatching(model.denoiser, model.audio, legible, scale)
+    trained = nn.ModuleDict({"denoiser": model.denoiser, "audio": model.audio})
+    run = Run(config, stage, trained)
+    model.codec.to(run.device)
+    batches = iter(SequenceBatches(clips, SEQUENCE_FRAMES, config.batch, config.seed + run.rank))
+    run.train(batches, *_callbacks(run, model, test_batch(held_out), TEACHER_SAMPLING, "teacher", {}))
+    return config.out / "model.safetensors"
+
+
+def _scaled(model: AvatarModel) -> bool:
+    return float(model.codec.latent_scale) != 1.0
+
+
+def train_consistency(
+    clips: LatentClips, held_out: LatentClips, config: RunConfig, start: Path, how: ConsistencyConfig
+) -> Path:
+    """Student from a teacher checkpoint; returns the path of the student."""
+    model, meta = load_model(start)
+    assert model.codec.probe is not None
+    teacher = copy.deepcopy(model.denoiser).eval()
+    scale = float(model.codec.latent_scale)
+    legible = LegibleError(model.codec.probe, model.codec.latent_scale)
+    stage = ConsistencyDistillation(model.denoiser, teacher, model.audio, legible, scale, how)
+    run = Run(config, stage, model.denoiser)
+    model.codec.to(run.device)
+    batches = iter(SequenceBatches(clips, SEQUENCE_FRAMES, config.batch, config.seed + run.rank))
+    extra = {"teacher": meta, "guidance": how.guidance}
+    run.train(batches, *_callbacks(run, model, test_batch(held_out), STUDENT_SAMPLING, "consistency", extra))
+    return config.out / "model.safetensors"
+
+
+@torch.no_grad()
+def sample_sheet(model: AvatarModel, batch: Batch, how: SamplingConfig, path: Path, portraits: Tensor) -> None:
+    """Every fourth frame of the first four test sequences, decoded at 128; portraits [B, 3, 128, 128]."""
+    device = next(model.parameters()).device
+    part = {k: v[:4].to(device) for k, v in batch.items()}
+    own, partner = encode_voices(model.audio, part)
+    motion = generate(model.denoiser, conditions(model.denoiser, own, partner, part, None), part["reference"], how)
+    rows = []
+    for i in range(len(motion)):
+        picked = motion[i, ::4]
+        portrait = portraits[i : i + 1].to(device)
+        reference = model.codec.encode_reference(portrait).expand(len(picked))
+        latent = model.codec.from_motion(picked, reference)
+        rows.append(model.codec.decode(latent, reference, portrait.expand(len(picked), -1, -1, -1)).image)
+    save_grid(rows, path)

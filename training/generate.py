@@ -1,0 +1,69 @@
+"""Streamed generation with the torch model, block by block, as the engine does it: for samples and measurements."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from engine.diffusion.flow import timesteps
+from engine.diffusion.rollout import Cache, generate_block
+from engine.diffusion.sampler import SAMPLERS
+from engine.model.denoiser import Conditions, Denoiser
+from training.objectives.blocks import without_voice
+
+
+@dataclass(frozen=True, slots=True)
+class SamplingConfig:
+    """How to draw: teacher 30 Euler steps with guidance, student 2 consistency steps without."""
+
+    sampler: str = "euler"
+    steps: int = 30
+    shift: float = 1.5
+    guidance: float = 1.5
+    block: int = 8
+
+
+TEACHER_SAMPLING = SamplingConfig()
+STUDENT_SAMPLING = SamplingConfig(sampler="consistency", steps=2, guidance=1.0)
+
+
+@torch.no_grad()
+def generate(denoiser: Denoiser, c: Conditions, reference: Tensor, how: SamplingConfig, seed: int = 0) -> Tensor:
+    """Motion latents [B, F, C, G, G] for conditions of F frames; reference [B, C, G, G]."""
+    cfg = denoiser.config
+    size, frames = c.state.shape
+    generator = torch.Generator().manual_seed(seed)
+    keys, values = denoiser.prefill_reference(reference)
+    cache = Cache.start(keys, values, cfg.context_frames * cfg.frame_tokens)
+    blind = without_voice(denoiser, c)
+    blind_cache = cache
+    out, first = [], 0
+    while first < frames:
+        length = min(how.block, frames - first)
+        noise = torch.randn(
+            size, length, cfg.latent_channels, cfg.latent_grid, cfg.latent_grid, generator=generator
+        ).to(reference.device)
+        given, null = c.slice(first, first + length), blind.slice(first, first + length)
+        blind_at = blind_cache
+
+        def model(x: Tensor, t: float, k: Tensor, v: Tensor, valid: Tensor, given: Conditions = given,
+                  null: Conditions = null, blind_at: Cache = blind_at) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+            times = torch.full(x.shape[:2], float(t), device=x.device)
+            out, keys, values = denoiser.stream(x, times, given, k, v, valid)
+            if how.guidance != 1.0 and t > 0:
+                base = denoiser.stream(x, times, null, blind_at.keys, blind_at.values, blind_at.valid)[0]
+                out = base + how.guidance * (out - base)
+            return out, keys, values
+
+        latents, cache = generate_block(
+            model, SAMPLERS[how.sampler], noise, timesteps(how.steps, how.shift), cache
+        )
+        if how.guidance != 1.0:
+            zero = torch.zeros(size, length, device=reference.device)
+            _, k, v = denoiser.stream(latents, zero, null, blind_at.keys, blind_at.values, blind_at.valid)
+            blind_cache = blind_cache.append(k, v)
+        out.append(latents)
+        first += length
+    return torch.cat(out, 1)

@@ -1,0 +1,91 @@
+"""What every objective on the block-causal denoiser shares: block partitions, times, dropped conditions."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from engine.model.audio import AudioEncoder
+from engine.model.denoiser import UNKNOWN_STATE, Conditions, Denoiser
+from training.run import Batch
+
+
+@dataclass(frozen=True, slots=True)
+class DropRates:
+    """How often a condition is withheld in training, so that it is optional at run time."""
+
+    everything: float = 0.1
+    """Own voice, partner's voice and state together: the unconditional branch of guidance."""
+    state: float = 0.1
+    listening: float = 0.1
+    expression: float = 0.4
+    pose: float = 0.7
+
+
+def random_blocks(frames: int, lengths: tuple[int, ...], generator: torch.Generator | None = None) -> Tensor:
+    """Block index of each frame, int64 [frames]; lengths drawn uniformly (dynamic block length, LLIA)."""
+    index: list[int] = []
+    block = 0
+    while len(index) < frames:
+        length = lengths[int(torch.randint(len(lengths), (), generator=generator))]
+        index += [block] * length
+        block += 1
+    return torch.tensor(index[:frames])
+
+
+def per_block(values: Tensor, block_of: Tensor) -> Tensor:
+    """values [B, blocks] to [B, F]."""
+    return values[:, block_of]
+
+
+def encode_voices(audio: AudioEncoder, batch: Batch) -> tuple[Tensor, Tensor]:
+    """Embeddings [B, F, Da] of the own voice and of the partner's."""
+    shape = batch["windows"].shape[:2]
+    both = torch.cat((batch["windows"].flatten(0, 1), batch["partner_windows"].flatten(0, 1)))
+    own, partner = audio(both).unflatten(0, (2, *shape)).unbind(0)
+    return own, partner
+
+
+def conditions(denoiser: Denoiser, own: Tensor, partner: Tensor, batch: Batch, drop: DropRates | None) -> Conditions:
+    """Conditions of a batch with some withheld; drop=None withholds nothing but keeps expression and pose given."""
+    size, frames = own.shape[:2]
+    given = torch.ones(size, frames, device=own.device)
+    state, pose_given, expression_given = batch["state"], given, given
+    if drop is not None:
+
+        def chance(rate: float) -> Tensor:
+            return torch.rand(size, 1, device=own.device) < rate
+
+        everything = chance(drop.everything)
+        null = denoiser.null_audio.to(own.dtype)
+        own = torch.where(everything[..., None], null, own)
+        partner = torch.where((everything | chance(drop.listening))[..., None], null, partner)
+        state = torch.where(everything | chance(drop.state), UNKNOWN_STATE, state)
+        expression_given = given * ~chance(drop.expression)
+        pose_given = given * ~chance(drop.pose)
+    return Conditions(own, partner, state, batch["expression"], expression_given, batch["pose"], pose_given)
+
+
+def without_voice(denoiser: Denoiser, c: Conditions) -> Conditions:
+    """The unconditional branch of guidance: no voices, unknown state; expression and pose stay."""
+    null = denoiser.null_audio.to(c.audio.dtype).expand_as(c.audio)
+    state = torch.full_like(c.state, UNKNOWN_STATE)
+    return Conditions(null, null, state, c.expression, c.expression_given, c.pose, c.pose_given)
+
+
+class LegibleError(nn.Module):
+    """Squared error of motion latents as the codec's linear probe reads it: units, pose, landmarks.
+
+    Latent distance alone gives the mouth no more weight than a cheek; what people watch is what the probe predicts.
+    """
+
+    def __init__(self, probe: nn.Linear, latent_scale: Tensor) -> None:
+        super().__init__()
+        self.weight: Tensor
+        self.register_buffer("weight", probe.weight.detach().float() * latent_scale.float())
+
+    def forward(self, error: Tensor) -> Tensor:
+        """error [B, F, C, G, G] to [B, F]."""
+        return (error.float().flatten(2) @ self.weight.T).square().sum(-1)

@@ -1,0 +1,101 @@
+"""Consistency distillation with guidance baked in (LCM, arXiv 2310.04378; LLIA distils its avatar the same way).
+
+With flow matching the consistency function is f(x_t, t) = x_t - t v(x_t, t): the boundary f(x_0, 0) = x_0 holds by
+construction. One guided teacher step from t to the next grid time r gives x_r; the student's f(x_t, t) is pulled to
+the averaged student's f(x_r, r). Deviations from LCM: one guidance scale (no embedding of it), per-block times on
+block-causal sequences, deterministic multistep sampling with the same noise, a probe-space term as in the teacher.
+"""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from engine.diffusion.flow import add_noise, shift_time, to_x0
+from engine.model.audio import AudioEncoder
+from engine.model.denoiser import Denoiser
+from training.objectives.blocks import (
+    DropRates,
+    LegibleError,
+    conditions,
+    encode_voices,
+    per_block,
+    random_blocks,
+    without_voice,
+)
+from training.objectives.flow_matching import noisy_context
+from training.run import Batch
+
+
+@dataclass(frozen=True, slots=True)
+class ConsistencyConfig:
+    grid: int = 32
+    """Times between 1 and 0 at which trajectories are compared (the skipping step is 1 / grid of the path)."""
+    shift: float = 1.5
+    guidance: float = 1.5
+    """v = v_null + guidance (v_given - v_null); 1 means none."""
+    target_decay: float = 0.95
+    huber: float = 1e-3
+    context_noise: float = 0.15
+    legible: float = 0.3
+
+
+class ConsistencyDistillation(nn.Module):
+    """Student denoiser from a frozen teacher denoiser and audio encoder."""
+
+    def __init__(
+        self,
+        student: Denoiser,
+        teacher: Denoiser,
+        audio: AudioEncoder,
+        legible: LegibleError,
+        latent_scale: float,
+        config: ConsistencyConfig | None = None,
+        drop: DropRates | None = None,
+    ) -> None:
+        super().__init__()
+        self.student = student
+        self.teacher, self.audio = teacher.requires_grad_(False), audio.requires_grad_(False)
+        self.target = copy.deepcopy(student).requires_grad_(False)
+        self.legible, self.latent_scale = legible, latent_scale
+        self.config = config or ConsistencyConfig()
+        # The student is never guided, so it never sees the unconditional branch.
+        self.drop = drop or DropRates(everything=0.0)
+        times = shift_time(torch.linspace(1, 0, self.config.grid + 1), self.config.shift)
+        self.times: Tensor
+        self.register_buffer("times", times)
+
+    def forward(self, batch: Batch) -> tuple[Tensor, dict[str, float]]:
+        c, reference = self.config, batch["reference"]
+        self._follow()
+        x0 = (batch["latent"] - reference[:, None]) / self.latent_scale
+        size, frames = x0.shape[:2]
+        block_of = random_blocks(frames, self.student.config.block_lengths).to(x0.device)
+        n = torch.randint(c.grid, (size, int(block_of[-1]) + 1), device=x0.device)
+        t, r = per_block(self.times[n], block_of), per_block(self.times[n + 1], block_of)
+        t5, r5 = t[..., None, None, None], r[..., None, None, None]
+        x_t = add_noise(x0, torch.randn_like(x0), t5)
+        context, zero = noisy_context(x0, c.context_noise), torch.zeros_like(t)
+        with torch.no_grad():
+            own, partner = encode_voices(self.audio, batch)
+            given = conditions(self.teacher, own, partner, batch, self.drop)
+            v_given = self.teacher(x_t, context, t, given, reference, block_of, zero)
+            v_null = self.teacher(
+                x_t, context, t, without_voice(self.teacher, given), reference, block_of, zero
+            )
+            x_r = x_t + (r5 - t5) * (v_null + c.guidance * (v_given - v_null))
+            target = to_x0(x_r, self.target(x_r, context, r, given, reference, block_of, zero), r5)
+        predicted = to_x0(x_t, self.student(x_t, context, t, given, reference, block_of, zero), t5)
+        error = predicted - target
+        huber = (torch.sqrt(error.square() + c.huber**2) - c.huber).mean()
+        legible = self.legible(error).mean()
+        loss = huber + c.legible * legible
+        return loss, {"huber": float(huber.detach()), "legible": float(legible.detach())}
+
+    @torch.no_grad()
+    def _follow(self) -> None:
+        for target, student in zip(self.target.parameters(), self.student.parameters(), strict=True):
+            target.lerp_(student, 1 - self.config.target_decay)
