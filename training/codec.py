@@ -41,17 +41,17 @@ class CodecWeights:
     mouth: float = 8.0
     eyes: float = 4.0
     gradient: float = 1.0
-    flow: float = 4.0
+    flow: float = 8.0
     mask: float = 0.2
-    probe: float = 1.0
-    paint: float = 0.5
+    probe: float = 10.0
+    pixels_move_flow: bool = False
     latent_noise: float = 0.1
     """Standard deviation of the noise on the unit-variance latent: what the decoder must tolerate of the denoiser."""
 
 
 def to_tensor(images: np.ndarray) -> Tensor:
     """uint8 [N, S, S, 3] to float [N, 3, S, S] in [-1, 1]."""
-    return torch.from_numpy(images).permute(0, 3, 1, 2).float().div_(127.5).sub_(1)
+    return torch.from_numpy(np.array(images)).permute(0, 3, 1, 2).float().div_(127.5).sub_(1)
 
 
 def attention_map(landmarks: Tensor, side: int, mouth: float, eyes: float) -> Tensor:
@@ -91,7 +91,7 @@ class CodecStage(nn.Module):
         references = self.codec.encode_reference(batch["reference"])
         latent = self.codec.encode(image)
         latent = latent + w.latent_noise * torch.randn_like(latent)
-        decoded = self.codec.decode(latent, references, batch["reference"])
+        decoded = self.codec.decode(latent, references, batch["reference"], w.pixels_move_flow)
         attention = attention_map(batch["landmarks"], image.shape[-1], w.mouth, w.eyes)
         attention = attention / attention.mean((1, 2, 3), keepdim=True)
         terms = {
@@ -106,10 +106,12 @@ class CodecStage(nn.Module):
 
     def _flow(self, decoded: Decoded, batch: Batch) -> Tensor:
         target, known = batch["flow"], batch["known"][:, None]
-        fine = (known * (decoded.flow - target).abs()).sum() / known.sum().clamp(min=1)
-        half = F.avg_pool2d(known, 2)
-        coarse = (half * (decoded.flow_coarse - F.avg_pool2d(target, 2)).abs()).sum() / half.sum().clamp(min=1)
-        return fine + 0.5 * coarse
+        total = _known_distance(decoded.flow, target, known)
+        for coarse in decoded.flows_coarse:
+            shrink = target.shape[-1] // coarse.shape[-1]
+            small, seen = F.avg_pool2d(target, shrink), F.avg_pool2d(known, shrink)
+            total = total + 0.5 * _known_distance(coarse, small, seen)
+        return total
 
     def _mask(self, decoded: Decoded, batch: Batch) -> Tensor:
         known = resize(batch["known"][:, None], decoded.mask.shape[-1]).clamp(0, 1)
@@ -119,6 +121,10 @@ class CodecStage(nn.Module):
         assert self.codec.probe is not None
         predicted = self.codec.probe(latent.flatten(1))
         return F.smooth_l1_loss(predicted, probe_targets(batch), beta=0.1)
+
+
+def _known_distance(flow: Tensor, target: Tensor, known: Tensor) -> Tensor:
+    return (known * (flow - target).abs()).sum() / known.sum().clamp(min=1)
 
 
 def probe_targets(batch: Batch) -> Tensor:

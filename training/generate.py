@@ -57,9 +57,7 @@ def generate(denoiser: Denoiser, c: Conditions, reference: Tensor, how: Sampling
                 out = base + how.guidance * (out - base)
             return out, keys, values
 
-        latents, cache = generate_block(
-            model, SAMPLERS[how.sampler], noise, timesteps(how.steps, how.shift), cache
-        )
+        latents, cache = generate_block(model, SAMPLERS[how.sampler], noise, timesteps(how.steps, how.shift), cache)
         if how.guidance != 1.0:
             zero = torch.zeros(size, length, device=reference.device)
             _, k, v = denoiser.stream(latents, zero, null, blind_at.keys, blind_at.values, blind_at.valid)

@@ -54,9 +54,7 @@ class Cache:
 
         filled = xp.concatenate([self.valid[r:], xp.ones_like(keys[0, 0, 0, :, 0])])[-context:]
         assert new > 0
-        return Cache(
-            push(self.keys, keys), push(self.values, values), xp.concatenate([self.valid[:r], filled]), r
-        )
+        return Cache(push(self.keys, keys), push(self.values, values), xp.concatenate([self.valid[:r], filled]), r)
 
 
 def _repeats(xp: ModuleType, slots: int) -> tuple[Any, ...]:

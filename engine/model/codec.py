@@ -21,6 +21,10 @@ from engine.model.layers import ResidualBlock, Upsample, base_grid, downsample, 
 FLOW_REACH = 0.5
 """Largest displacement of the flow, as a fraction of the picture (tanh-bounded)."""
 
+FLOW_GAIN = 0.1
+"""Slope of displacement against the head's output. True displacements are about 0.02; with a slope of one, every
+optimiser step throws the whole picture further than that and the flow never settles."""
+
 
 @dataclass(frozen=True, slots=True)
 class ReferenceFeatures:
@@ -39,7 +43,8 @@ class ReferenceFeatures:
 @dataclass(frozen=True, slots=True)
 class Decoded:
     """image [B, 3, S, S] in [-1, 1] and its parts: warped [B, 3, S, S], mask [B, 1, 128, 128] (1 = warped pixel),
-    flow [B, 2, 64, 64] and flow_coarse [B, 2, 32, 32] as sampling positions in [-1, 1], mask_logits [B, 1, 128, 128].
+    flow [B, 2, 64, 64] as sampling positions in [-1, 1], mask_logits [B, 1, 128, 128].
+    flows_coarse are the flow's first estimates on grids of 8, 16 and 32, for supervision.
     """
 
     image: Tensor
@@ -47,7 +52,7 @@ class Decoded:
     mask: Tensor
     mask_logits: Tensor
     flow: Tensor
-    flow_coarse: Tensor
+    flows_coarse: tuple[Tensor, ...]
 
 
 class LatentEncoder(nn.Module):
@@ -81,6 +86,21 @@ class ReferenceEncoder(nn.Module):
         return fine, self.coarse(fine)
 
 
+class FlowHead(nn.Module):
+    """Features to two raw flow channels; starts at zero."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.norm = nn.GroupNorm(8, channels)
+        self.conv = nn.Conv2d(channels, 2, 3, padding=1)
+        nn.init.zeros_(self.conv.weight)
+        assert self.conv.bias is not None
+        nn.init.zeros_(self.conv.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(F.silu(self.norm(x)))
+
+
 class PortraitDecoder(nn.Module):
     """Latent and reference features to a picture of the portrait's own size."""
 
@@ -91,42 +111,66 @@ class PortraitDecoder(nn.Module):
         c = config.latent_channels
         self.stem = nn.Sequential(nn.Conv2d(2 * c, w4, 3, padding=1), ResidualBlock(w4))
         self.up8 = nn.Sequential(Upsample(w4, w8), ResidualBlock(w8))
+        self.flow8 = FlowHead(w8)
         self.up16 = nn.Sequential(Upsample(w8, w16), ResidualBlock(w16))
+        self.flow16 = FlowHead(w16)
         self.up32 = nn.Sequential(Upsample(w16, w32), ResidualBlock(w32))
-        self.flow32 = nn.Conv2d(w32, 2, 3, padding=1)
+        self.flow32 = FlowHead(w32)
         self.fuse32 = nn.Sequential(nn.Conv2d(w32 + coarse, w32, 3, padding=1), ResidualBlock(w32))
         self.up64 = nn.Sequential(Upsample(w32, w64), ResidualBlock(w64, norm=False))
-        self.flow64 = nn.Conv2d(w64, 2, 3, padding=1)
+        self.flow64 = FlowHead(w64)
         self.fuse64 = nn.Sequential(nn.Conv2d(w64 + fine, w64, 3, padding=1), ResidualBlock(w64, norm=False))
         self.paint = nn.Sequential(nn.Conv2d(w64, 16, 3, padding=1), nn.PixelShuffle(2))
-        for head in (self.flow32, self.flow64):
-            nn.init.zeros_(head.weight)
-            assert head.bias is not None
-            nn.init.zeros_(head.bias)
 
-    def forward(self, latent: Tensor, reference: ReferenceFeatures, portrait: Tensor) -> Decoded:
-        """latent [B, C, 4, 4], reference of batch B, portrait [B, 3, S, S] in [-1, 1]."""
-        flow32, flow64, paint = self.predict(latent, reference)
+    def forward(
+        self, latent: Tensor, reference: ReferenceFeatures, portrait: Tensor, pixels_move_flow: bool = True
+    ) -> Decoded:
+        """latent [B, C, 4, 4], reference of batch B, portrait [B, 3, S, S] in [-1, 1].
+
+        pixels_move_flow=False stops the gradient of pixel losses at the sampling positions: where the true flow is
+        known, what the pixels say about it is noise.
+        """
+
+        flows_coarse, flow64, paint = self.predict(latent, reference, pixels_move_flow)
         mask_logits = paint[:, 3:]
         side = portrait.shape[-1]
-        warped = warp(portrait, resize_grid(flow64, side))
+        warped = warp(portrait, resize_grid(flow64 if pixels_move_flow else flow64.detach(), side))
         mask = torch.sigmoid(mask_logits)
         blend = resize(mask, side)
         image = blend * warped + (1 - blend) * resize(paint[:, :3], side)
-        return Decoded(image, warped, mask, mask_logits, flow64, flow32)
+        return Decoded(image, warped, mask, mask_logits, flow64, flows_coarse)
 
-    def predict(self, latent: Tensor, reference: ReferenceFeatures) -> tuple[Tensor, Tensor, Tensor]:
-        """What does not depend on the output size: flow_coarse, flow, and paint with mask logits [B, 4, 128, 128]."""
-        h = self.up32(self.up16(self.up8(self.stem(torch.cat((latent, reference.latent), 1)))))
-        bound = 2 * FLOW_REACH
-        raw32 = self.flow32(h).float()
-        flow32 = base_grid(h.shape[-1], h.device) + bound * torch.tanh(raw32)
-        h = self.fuse32(torch.cat((h, warp(reference.coarse, flow32)), 1))
+    def predict(
+        self, latent: Tensor, reference: ReferenceFeatures, pixels_move_flow: bool = True
+    ) -> tuple[tuple[Tensor, ...], Tensor, Tensor]:
+        """What does not depend on the output size: flows_coarse, flow, and paint with mask logits [B, 4, 128, 128]."""
+
+        def positions(flow: Tensor) -> Tensor:
+            return flow if pixels_move_flow else flow.detach()
+
+        # What moves is the difference; given as such, a portrait at rest maps to no motion from the first step on.
+        moved = latent - reference.latent
+        h = self.up8(self.stem(torch.cat((moved, reference.latent), 1)))
+        raw8 = self.flow8(h).float()
+        h = self.up16(h)
+        raw16 = _double(raw8) + self.flow16(h).float()
+        h = self.up32(h)
+        raw32 = _double(raw16) + self.flow32(h).float()
+        flow32 = to_positions(raw32)
+        h = self.fuse32(torch.cat((h, warp(reference.coarse, positions(flow32))), 1))
         h = self.up64(h)
-        raw64 = resize(raw32, h.shape[-1]) + self.flow64(h).float()
-        flow64 = base_grid(h.shape[-1], h.device) + bound * torch.tanh(raw64)
-        h = self.fuse64(torch.cat((h, warp(reference.fine, flow64)), 1))
-        return flow32, flow64, self.paint(h).float()
+        flow64 = to_positions(_double(raw32) + self.flow64(h).float())
+        h = self.fuse64(torch.cat((h, warp(reference.fine, positions(flow64))), 1))
+        return (to_positions(raw8), to_positions(raw16), flow32), flow64, self.paint(h).float()
+
+
+def _double(raw: Tensor) -> Tensor:
+    return resize(raw, 2 * raw.shape[-1])
+
+
+def to_positions(raw: Tensor) -> Tensor:
+    """Output of flow heads [B, 2, n, n] to sampling positions in [-1, 1]."""
+    return base_grid(raw.shape[-1], raw.device) + 2 * FLOW_REACH * torch.tanh(FLOW_GAIN * raw)
 
 
 def resize_grid(flow: Tensor, side: int) -> Tensor:
@@ -169,5 +213,7 @@ class PortraitCodec(nn.Module):
     def from_motion(self, motion: Tensor, reference: ReferenceFeatures) -> Tensor:
         return motion * self.latent_scale + reference.latent
 
-    def decode(self, latent: Tensor, reference: ReferenceFeatures, portrait: Tensor) -> Decoded:
-        return self.decoder(latent, reference, portrait)
+    def decode(
+        self, latent: Tensor, reference: ReferenceFeatures, portrait: Tensor, pixels_move_flow: bool = True
+    ) -> Decoded:
+        return self.decoder(latent, reference, portrait, pixels_move_flow)

@@ -15,12 +15,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from engine.model.layers import ResidualBlock, downsample
+from engine.model.layers import ResidualBlock, downsample, resize
 from engine.portrait.landmarks import LANDMARKS
 
 LANDMARK_OUTPUTS = 2 * len(LANDMARKS)
 LANDMARK_GAIN = 4.0
 """Landmark outputs are (fraction - 0.5) times this, so that they are of order one."""
+
+
+_SHARPNESS = 8.0
+"""Gain of the softmax maps' logits; without it they take thousands of steps to leave the uniform map."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,25 +40,46 @@ class ReaderConfig:
 
 
 class FaceReader(nn.Module):
-    """Crop [B, 3, px, px] in [-1, 1] to raw outputs [B, outputs]."""
+    """Crop [B, 3, px, px] in [-1, 1] to raw outputs [B, outputs].
+
+    A landmark is the mean position under a softmax map (integral regression, arXiv 1711.08229), which moves with the
+    face by construction and so needs few people to learn from, plus a correction from the whole picture, which also
+    reaches points outside it. Everything else comes from the whole picture.
+    """
 
     def __init__(self, config: ReaderConfig) -> None:
         super().__init__()
         self.config = config
         a, b, c = config.widths
-        self.trunk = nn.Sequential(
-            nn.Conv2d(3, a, 4, stride=4), ResidualBlock(a),
-            downsample(a, b), ResidualBlock(b),
-            downsample(b, c), ResidualBlock(c),
-            nn.GroupNorm(8, c), nn.SiLU(), nn.Conv2d(c, config.squeezed, 1),
-        )  # fmt: skip
+        self.quarter = nn.Sequential(nn.Conv2d(3, a, 4, stride=4), ResidualBlock(a))
+        self.eighth = nn.Sequential(downsample(a, b), ResidualBlock(b))
+        self.sixteenth = nn.Sequential(downsample(b, c), ResidualBlock(c))
+        self.from_sixteenth, self.from_eighth = nn.Conv2d(c, b, 1), nn.Conv2d(b, a, 1)
+        self.maps = nn.Sequential(
+            nn.SiLU(), nn.Conv2d(a, a, 3, padding=1), nn.SiLU(), nn.Conv2d(a, LANDMARK_OUTPUTS // 2, 1)
+        )
         self.head = nn.Sequential(
-            nn.Flatten(), nn.Linear(config.squeezed * (config.px // 16) ** 2, config.hidden), nn.SiLU(),
+            nn.GroupNorm(8, c), nn.SiLU(), nn.Conv2d(c, config.squeezed, 1), nn.Flatten(),
+            nn.Linear(config.squeezed * (config.px // 16) ** 2, config.hidden), nn.SiLU(),
             nn.Linear(config.hidden, config.outputs),
         )  # fmt: skip
+        side = config.px // 4
+        line = ((torch.arange(side) + 0.5) / side - 0.5) * LANDMARK_GAIN
+        self.line: Tensor
+        self.register_buffer("line", line, persistent=False)
 
     def forward(self, image: Tensor) -> Tensor:
-        return self.head(self.trunk(image))
+        quarter = self.quarter(image)
+        eighth = self.eighth(quarter)
+        sixteenth = self.sixteenth(eighth)
+        eighth = eighth + resize(self.from_sixteenth(sixteenth), eighth.shape[-1])
+        quarter = quarter + resize(self.from_eighth(eighth), quarter.shape[-1])
+        maps = self.maps(quarter).float()
+        weight = (_SHARPNESS * maps).flatten(2).softmax(-1).unflatten(-1, maps.shape[2:])
+        # Sums, not a product of matrices: autocast would round positions to bfloat16, a quarter of a pixel.
+        seen = torch.stack([(weight.sum(axis) * self.line).sum(-1) for axis in (2, 3)], -1).flatten(1)
+        rest = self.head(sixteenth).float()
+        return torch.cat((seen + rest[:, :LANDMARK_OUTPUTS], rest[:, LANDMARK_OUTPUTS:]), 1)
 
     def landmarks(self, image: Tensor) -> Tensor:
         """[B, 28, 2] as fractions of the crop."""

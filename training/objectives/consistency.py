@@ -83,9 +83,7 @@ class ConsistencyDistillation(nn.Module):
             own, partner = encode_voices(self.audio, batch)
             given = conditions(self.teacher, own, partner, batch, self.drop)
             v_given = self.teacher(x_t, context, t, given, reference, block_of, zero)
-            v_null = self.teacher(
-                x_t, context, t, without_voice(self.teacher, given), reference, block_of, zero
-            )
+            v_null = self.teacher(x_t, context, t, without_voice(self.teacher, given), reference, block_of, zero)
             x_r = x_t + (r5 - t5) * (v_null + c.guidance * (v_given - v_null))
             target = to_x0(x_r, self.target(x_r, context, r, given, reference, block_of, zero), r5)
         predicted = to_x0(x_t, self.student(x_t, context, t, given, reference, block_of, zero), t5)

@@ -67,9 +67,7 @@ class FlowMatching(nn.Module):
         context = noisy_context(x0, c.context_noise)
         own, partner = encode_voices(self.audio, batch)
         given = conditions(self.denoiser, own, partner, batch, self.drop)
-        predicted = self.denoiser(
-            add_noise(x0, noise, t5), context, t, given, reference, block_of, torch.zeros_like(t)
-        )
+        predicted = self.denoiser(add_noise(x0, noise, t5), context, t, given, reference, block_of, torch.zeros_like(t))
         error = predicted - velocity(x0, noise)
         flow = error.square().mean()
         # The clean estimate errs by t times the velocity's error; near t = 1 it says little, so it counts less.

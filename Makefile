@@ -1,0 +1,46 @@
+# make demo    a film from a shipped portrait and voice, with nothing but the runtime installed
+# make test    the test suite, with everything installed
+# make check   format, lint, types, import direction
+#
+# Variables: PYTHON, PORTRAIT, VOICE, SIZE, DEMO_FLAGS (more options of `visavis talk`), TEST_FLAGS (of pytest).
+
+PYTHON ?= python3
+PORTRAIT ?= $(firstword $(sort $(wildcard assets/portraits/*.jpg assets/portraits/*.png assets/portraits/*.webp)))
+VOICE ?= $(firstword $(sort $(wildcard assets/speech/*.flac assets/speech/*.ogg assets/speech/*.wav)))
+SIZE ?= 256
+
+RUNTIME := .venv
+FULL := .venv-test
+PIP := -m pip install --quiet --disable-pip-version-check -c constraints.txt
+
+.PHONY: demo test check format clean
+
+demo: $(RUNTIME)/installed
+	@mkdir -p out
+	@$(RUNTIME)/bin/visavis talk $(PORTRAIT) $(VOICE) -o out/demo.mp4 --size $(SIZE) --json $(DEMO_FLAGS)
+
+test: $(FULL)/installed
+	$(FULL)/bin/python -m pytest $(TEST_FLAGS)
+
+check: $(FULL)/installed
+	$(FULL)/bin/ruff format --check .
+	$(FULL)/bin/ruff check .
+	$(FULL)/bin/mypy
+	$(FULL)/bin/python -m pytest tests/test_architecture.py
+
+format: $(FULL)/installed
+	$(FULL)/bin/ruff format .
+	$(FULL)/bin/ruff check --fix .
+
+$(RUNTIME)/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(RUNTIME)
+	$(RUNTIME)/bin/python $(PIP) --no-compile -e .
+	@touch $@
+
+$(FULL)/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(FULL)
+	$(FULL)/bin/python $(PIP) -e '.[train,export,eval,dev]'
+	@touch $@
+
+clean:
+	rm -rf $(RUNTIME) $(FULL) build dist out *.egg-info .mypy_cache .ruff_cache .pytest_cache

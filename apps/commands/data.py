@@ -1,0 +1,133 @@
+"""`visavis data make` and `visavis data inspect`: make training clips, and look at them."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from engine.errors import ExtraMissingError, FileMissingError
+
+if TYPE_CHECKING:
+    from training.data.inspect import Statistics
+    from training.data.make import MakeReport
+
+_MAKE_EXAMPLE = "example: visavis data make -o clips --clips 1200 --seconds 4 --size 128 --workers 2 --assets ../assets"
+_INSPECT_EXAMPLE = "example: visavis data inspect clips -o look"
+
+
+def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add `data` and its two commands."""
+    data = subparsers.add_parser("data", help="make training clips, look at them")
+    commands = data.add_subparsers(dest="data_command", required=True, metavar="make|inspect")
+    _register_make(commands)
+    _register_inspect(commands)
+
+
+def _register_make(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    make = commands.add_parser("make", help="make talking people with exact truth, as shards", epilog=_MAKE_EXAMPLE)
+    make.add_argument("-o", "--out", type=Path, required=True, help="folder for the shards; continued if it holds some")
+    make.add_argument("--clips", type=int, default=160, help="number of clips (default %(default)s)")
+    make.add_argument("--seconds", type=float, default=4.0, help="length of a clip (default %(default)s)")
+    make.add_argument("--size", type=int, default=128, help="side of the pictures in pixels (default %(default)s)")
+    make.add_argument("--seed", type=int, default=0, help="another seed gives other clips (default %(default)s)")
+    make.add_argument("--split", choices=("train", "test"), default="train", help="people and voices of the two differ")
+    make.add_argument("--assets", type=Path, help="folder with portraits, skins and hair; without it plain heads only")
+    make.add_argument("--cache", type=Path, help="folder with prepared voices")
+    make.add_argument("--workers", type=int, default=1, help="processes, best one per core (default %(default)s)")
+    make.add_argument(
+        "--truth-stride", type=int, default=4, help="dense truth on every n-th frame (default %(default)s)"
+    )
+    make.add_argument("--puppets", type=float, default=0.7, help="share of photo puppets, 0 to 1 (default %(default)s)")
+    make.add_argument("--json", action="store_true", help="report as one JSON document")
+    make.set_defaults(handler=run_make)
+
+
+def _register_inspect(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    inspect = commands.add_parser("inspect", help="sheets, curves, a film and figures", epilog=_INSPECT_EXAMPLE)
+    inspect.add_argument("shards", type=Path, nargs="+", help="tar shards, or folders of them")
+    inspect.add_argument("-o", "--out", type=Path, required=True, help="folder for the pictures and films")
+    inspect.add_argument("--films", type=int, default=2, help="clips to write as MP4 (default %(default)s)")
+    inspect.add_argument("--json", action="store_true", help="figures as one JSON document")
+    inspect.set_defaults(handler=run_inspect)
+
+
+def run_make(arguments: argparse.Namespace) -> int:
+    """Make the clips. Raises AvatarError."""
+    if arguments.assets and not arguments.assets.is_dir():
+        raise FileMissingError(f"the assets folder {arguments.assets} does not exist")
+    try:
+        from training.data.make import make_clips
+    except ImportError as error:
+        raise _needs_training(error) from error
+    report = make_clips(
+        arguments.out,
+        arguments.clips,
+        arguments.seconds,
+        arguments.size,
+        arguments.seed,
+        arguments.split,
+        arguments.assets,
+        arguments.workers,
+        arguments.truth_stride,
+        {"puppet": arguments.puppets, "head": 1.0 - arguments.puppets},
+        cache=arguments.cache,
+        show_progress=not arguments.json,
+    )
+    sys.stdout.write(_make_json(report) if arguments.json else _make_text(report))
+    return 0
+
+
+def run_inspect(arguments: argparse.Namespace) -> int:
+    """Write the pictures and print the figures. Raises AvatarError."""
+    missing = [str(path) for path in arguments.shards if not path.exists()]
+    if missing:
+        raise FileMissingError(f"there is no {', '.join(missing)}")
+    try:
+        from training.data.inspect import inspect
+        from training.data.shards import list_shards
+    except ImportError as error:
+        raise _needs_training(error) from error
+    figures = inspect(
+        [shard for path in arguments.shards for shard in list_shards(path)], arguments.out, films=arguments.films
+    )
+    if arguments.json:
+        sys.stdout.write(json.dumps(figures.as_json()) + "\n")
+    else:
+        _print_table(figures)
+    return 0
+
+
+def _needs_training(error: ImportError) -> ExtraMissingError:
+    return ExtraMissingError(f"`visavis data` needs {error.name}: pip install 'visavis[train]'")
+
+
+def _make_json(report: MakeReport) -> str:
+    return json.dumps(report.as_json()) + "\n"
+
+
+def _make_text(report: MakeReport) -> str:
+    kept = f", {report.skipped_shards} shards were there" if report.skipped_shards else ""
+    replaced = f", {report.failures} subjects replaced (failures.jsonl)" if report.failures else ""
+    return (
+        f"{report.clips} clips, {report.frames} frames in {report.seconds_wall:.0f} s "
+        f"({report.fps:.0f} fps){kept}{replaced}\n"
+    )
+
+
+def _print_table(figures: Statistics) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("figure", "value")
+    for name, value in figures.as_json().items():
+        if name == "voices":
+            value = f"{len(figures.voices)} voices"
+        elif isinstance(value, dict):
+            value = ", ".join(f"{key} {number:g}" for key, number in value.items())
+        elif isinstance(value, list):
+            value = "\n".join(value)
+        table.add_row(name, str(value))
+    Console().print(table)

@@ -1,0 +1,95 @@
+"""`visavis evaluate`: figures of quality against held-out people whose every frame is known."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from engine.errors import ArgumentError, ExtraMissingError, FileMissingError
+
+if TYPE_CHECKING:
+    from training.evaluate.report import Evaluation
+    from training.evaluate.run import EvaluateConfig
+
+_EXAMPLE = "example: visavis evaluate --model base --checkpoint teacher.safetensors --data clips/test --out report"
+
+
+def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add `evaluate`."""
+    command = subparsers.add_parser("evaluate", help="measure lip sync, states and pictures", epilog=_EXAMPLE)
+    command.add_argument("--data", type=Path, required=True, help="held-out clips: `visavis data make --split test`")
+    command.add_argument("--model", help="model bundle by name or path, run as users run it")
+    command.add_argument("--backend", default="auto", help="what runs the bundle (default %(default)s)")
+    command.add_argument(
+        "--checkpoint", type=Path, action="append", default=[], help="a torch checkpoint of any stage; may be repeated"
+    )
+    command.add_argument("--clips", type=int, default=24, help="how many clips (default %(default)s)")
+    command.add_argument("--steps", default="1,2,4", help="denoising steps of the student (default %(default)s)")
+    command.add_argument("--size", type=int, help="side of the bundle's pictures (default: that of the clips)")
+    command.add_argument(
+        "--codec-people", type=int, default=0, help="people to render at 256 px for the codec; 0: use the clips"
+    )
+    command.add_argument("--assets", type=Path, help="folder of photographs to render from, too")
+    command.add_argument("--instruments", type=Path, help="folder with the probe (default: the shipped one)")
+    command.add_argument("--seed", type=int, default=0, help="of the noise (default %(default)s)")
+    command.add_argument("--out", type=Path, help="folder for tables, contact sheets and curves")
+    command.add_argument("--json", action="store_true", help="figures as one JSON document")
+    command.set_defaults(handler=run_evaluate)
+
+
+def run_evaluate(arguments: argparse.Namespace) -> int:
+    """Measure and report. Raises AvatarError."""
+    for path in (arguments.data, arguments.assets, arguments.instruments, *arguments.checkpoint):
+        if path is not None and not path.exists():
+            raise FileMissingError(f"there is no {path}")
+    steps = _parse_steps(arguments.steps)
+    if arguments.clips < 1:
+        raise ArgumentError(f"--clips must be at least 1, not {arguments.clips}")
+    try:
+        from training.evaluate.report import markdown, write
+        from training.evaluate.run import EvaluateConfig, shipped_instruments
+    except ImportError as error:
+        raise ExtraMissingError(f"`visavis evaluate` needs {error.name}: pip install 'visavis[eval]'") from error
+    config = EvaluateConfig(
+        data=arguments.data,
+        instruments=arguments.instruments or shipped_instruments(),
+        model=arguments.model,
+        backend=arguments.backend,
+        checkpoints=tuple(arguments.checkpoint),
+        clips=arguments.clips,
+        steps=steps,
+        codec_people=arguments.codec_people,
+        assets=arguments.assets,
+        work=arguments.out,
+        size_px=arguments.size,
+        seed=arguments.seed,
+    )
+    evaluation = _evaluate(config, quiet=arguments.json)
+    if arguments.out:
+        write(evaluation, arguments.out)
+    sys.stdout.write(json.dumps(evaluation.as_json()) + "\n" if arguments.json else markdown(evaluation))
+    return 0
+
+
+def _parse_steps(text: str) -> tuple[int, ...]:
+    try:
+        steps = tuple(int(part) for part in text.split(","))
+    except ValueError:
+        steps = ()
+    if not steps or min(steps) < 1:
+        raise ArgumentError(f"--steps must be whole numbers above 0 with commas between, not {text!r}")
+    return steps
+
+
+def _evaluate(config: EvaluateConfig, quiet: bool) -> Evaluation:
+    from rich.console import Console
+    from rich.progress import Progress
+
+    from training.evaluate.run import evaluate
+
+    with Progress(console=Console(stderr=True), disable=quiet, transient=True) as bar:
+        task = bar.add_task("", total=1.0)
+        return evaluate(config, lambda what, done: bar.update(task, description=what, completed=done))

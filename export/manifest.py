@@ -1,0 +1,60 @@
+"""The manifest of a bundle: what engine.bundle reads, and what people want to know."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+from engine.backends.base import Sampling
+from engine.backends.staged import BF16_KEY, INT8_KEY
+from engine.bundle import FORMAT, MANIFEST
+from engine.model.avatar import AvatarModel
+
+LICENCE = "Apache-2.0"
+TRAINED_ON = (
+    "Synthetic only: heads rendered from parametric models, puppets made of portraits that are generated or in the"
+    " public domain, and synthetic voices. No video of a real person."
+)
+
+
+def make_manifest(
+    model: AvatarModel, name: str, sampling: Sampling, meta: Mapping[str, Any], precisions: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Everything but the files. meta: what the checkpoint says of its training. precisions: for people."""
+    parameters = {name: sum(p.numel() for p in part.parameters()) for name, part in model.named_children()}
+    return {
+        "format": FORMAT,
+        "name": name,
+        "config": model.config.to_dict(),
+        "sampling": asdict(sampling),
+        "licence": LICENCE,
+        "made": date.today().isoformat(),
+        "precisions": dict(precisions),
+        BF16_KEY: [],
+        INT8_KEY: [],
+        "parameters": parameters,
+        "trained_on": TRAINED_ON,
+        "training": dict(meta),
+        "metrics": {},
+    }
+
+
+def write_manifest(folder: Path, manifest: Mapping[str, Any]) -> None:
+    """The manifest with the size and hash of every file that lies in the folder."""
+    files = {
+        path.relative_to(folder).as_posix(): {"sha256": _sha256(path), "bytes": path.stat().st_size}
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and path.name != MANIFEST
+    }
+    text = json.dumps({**manifest, "files": files}, indent=2, ensure_ascii=False)
+    (folder / MANIFEST).write_text(f"{text}\n", encoding="utf-8")
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,304 @@
+"""Export to a bundle, and the backends that run it, against the torch model."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch", reason="exporting needs torch")
+onnx = pytest.importorskip("onnx", reason="exporting needs onnx")
+pytest.importorskip("onnxscript", reason="exporting needs onnxscript")
+
+from apps.cli import main  # noqa: E402
+from engine.backends import choose  # noqa: E402
+from engine.backends.base import Backend  # noqa: E402
+from engine.backends.cache import FOLDER_VARIABLE  # noqa: E402
+from engine.backends.compose import compose  # noqa: E402
+from engine.backends.mock import MockBackend  # noqa: E402
+from engine.backends.registry import open_backend  # noqa: E402
+from engine.backends.torch import TorchBackend, open_checkpoint  # noqa: E402
+from engine.bundle import Bundle, read_bundle  # noqa: E402
+from engine.errors import BackendUnavailableError, BundleCorruptError, FileMissingError  # noqa: E402
+from engine.model.avatar import AvatarModel, save_model  # noqa: E402
+from engine.model.config import TINY  # noqa: E402
+from engine.model.face_reader import FaceReader, ReaderConfig, load_reader, save_reader  # noqa: E402
+from engine.model.layers import base_grid, resize, warp  # noqa: E402
+from export.bundle import Choices, Exported, export_bundle  # noqa: E402
+from export.parity import FLOAT_DB, INT8_DB, compare, compare_installed, psnr_db, roll_out  # noqa: E402
+from export.sampling import STUDENT, sampling_of  # noqa: E402
+from export.scenes import Scene, make_scenes, stand_in_portrait  # noqa: E402
+from export.tune import INT8_FILE, variant  # noqa: E402
+
+RUNTIMES = ("onnxruntime", "openvino")
+BLOCKS = (4, 8, 1, 12, 2, 8, 8, 4, 8, 8)
+READER = ReaderConfig(px=32, widths=(8, 8, 8), squeezed=4, hidden=8)
+
+
+@dataclass(frozen=True)
+class Case:
+    checkpoint: Path
+    reader: Path
+    truth: TorchBackend
+    exported: Exported
+    scene: Scene
+
+    @property
+    def bundle(self) -> Bundle:
+        return self.exported.bundle
+
+    @property
+    def plain(self) -> Bundle:
+        return variant(self.bundle, (), int8=False)
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Nothing of these tests is kept in the user's folders, and nothing there speeds them up."""
+    monkeypatch.setenv(FOLDER_VARIABLE, str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+@pytest.fixture(scope="module")
+def case(tmp_path_factory: pytest.TempPathFactory) -> Case:
+    """A small model with random weights, exported with everything an export can do."""
+    folder = tmp_path_factory.mktemp("export")
+    torch.manual_seed(0)
+    model = AvatarModel(TINY, 10)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if not parameter.any():  # What starts at zero would hide whole branches.
+                parameter.normal_(0, 0.02 if name.startswith("codec") else 0.2)
+        model.codec.latent_scale.fill_(0.3)
+    checkpoint, reader = folder / "model.safetensors", folder / "reader.safetensors"
+    save_model(model, checkpoint, {"stage": "consistency", "step": 7, "test": {"psnr": 21.5}})
+    save_reader(FaceReader(READER), reader, {})
+    blocks = (4, 8, 8)
+    choices = Choices(
+        "small", STUDENT, aligner=reader, int8=True, keep_checkpoint=True, scenes=make_scenes([], None, blocks)[:2]
+    )
+    exported = export_bundle(checkpoint, folder / "models" / "small", choices)
+    scene = make_scenes([], None, BLOCKS)[0]
+    return Case(checkpoint, reader, open_checkpoint(checkpoint, STUDENT), exported, scene)
+
+
+@pytest.mark.parametrize("runtime", RUNTIMES)
+def test_streamed_roll_out_is_that_of_torch(case: Case, runtime: str) -> None:
+    result = compare(case.truth, open_backend(runtime, case.plain, 1), case.scene)
+    assert len(result.psnr_db) == 10
+    assert result.worst_db >= FLOAT_DB
+    assert max(result.latent_error) < 0.05 * result.latent_spread
+
+
+def test_roll_out_follows_voice_and_portrait(case: Case) -> None:
+    """Else parity would compare constants."""
+    first = list(roll_out(case.truth, case.scene))
+    other = list(roll_out(case.truth, make_scenes([stand_in_portrait(9)], None, BLOCKS)[0]))
+    silent = Scene(case.scene.small, case.scene.large, np.full_like(case.scene.windows, -10), BLOCKS, case.scene.seed)
+    assert psnr_db(first[1].frames, other[1].frames) < 30
+    assert np.abs(first[1].latents - list(roll_out(case.truth, silent))[1].latents).max() > 0.02
+    assert first[1].frames.std(axis=0).max() > 1, "frames of a block differ"
+
+
+@pytest.mark.parametrize("runtime", RUNTIMES)
+@pytest.mark.parametrize("frames", [1, 2, 4, 8, 12])
+def test_every_block_length(case: Case, runtime: str, frames: int) -> None:
+    scene = make_scenes([], None, (frames,))[1]
+    assert compare(case.truth, open_backend(runtime, case.plain, 1), scene).worst_db >= FLOAT_DB
+
+
+def test_eight_bits_are_near_enough_and_not_the_same(case: Case) -> None:
+    trials = {trial.name: trial for trial in case.exported.trials}
+    assert trials["float32"].worst_db >= FLOAT_DB
+    assert INT8_DB <= trials["int8 decode"].worst_db < trials["float32"].worst_db
+
+
+def test_eight_bit_graph_runs_on_both(case: Case, tmp_path: Path) -> None:
+    if not case.bundle.manifest["int8_stages"]:
+        assert INT8_FILE not in case.bundle.files, "a graph that is not used is not shipped"
+        pytest.skip("8 bits were not the fastest here")
+    for runtime in RUNTIMES:
+        result = compare(case.truth, open_backend(runtime, case.bundle, 1), case.scene)
+        assert result.worst_db >= INT8_DB
+
+
+def test_manifest_tells_the_truth(case: Case) -> None:
+    root, manifest = case.bundle.root, case.bundle.manifest
+    on_disk = {path.name for path in root.iterdir()} - {"manifest.json"}
+    assert on_disk == set(manifest["files"]) >= {"MODEL_CARD.md", "weights.bin", "aligner.onnx", "model.safetensors"}
+    assert all((root / name).stat().st_size == entry["bytes"] for name, entry in manifest["files"].items())
+    assert manifest["training"]["step"] == 7 and "Synthetic" in manifest["trained_on"]
+    card = (root / "MODEL_CARD.md").read_text()
+    assert "| psnr | 21.5 |" in card and "2 steps a block of 8 frames" in card
+
+
+def test_graphs_hold_standard_operators_and_share_weights(case: Case) -> None:
+    sizes = []
+    for stage in ("reference", "audio", "denoise", "decode"):
+        graph = onnx.load(case.bundle.root / f"{stage}.onnx", load_external_data=False)
+        assert {opset.domain for opset in graph.opset_import} == {""}
+        stored = [w for w in graph.graph.initializer if w.external_data]
+        assert stored and all(w.data_type == onnx.TensorProto.FLOAT16 for w in stored)
+        sizes.append({w.external_data[1].value: int(w.external_data[2].value) for w in stored})
+    shared = set(sizes[0]) & set(sizes[2])
+    assert sum(sizes[0][offset] for offset in shared) > 0.4 * sum(sizes[2].values())
+
+
+@pytest.mark.parametrize("runtime", RUNTIMES)
+@pytest.mark.parametrize("name", ["weights.bin", "decode.onnx"])
+def test_altered_file_is_refused(case: Case, runtime: str, name: str, tmp_path: Path) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(case.plain.root, copy)
+    data = bytearray((copy / name).read_bytes())
+    data[len(data) // 2] ^= 1
+    (copy / name).write_bytes(data)
+    with pytest.raises(BundleCorruptError, match="manifest describes"):
+        open_backend(runtime, read_bundle(copy), 1)
+
+
+@pytest.mark.parametrize("name", ["../decode.onnx", "/etc/passwd", "C:\\x.onnx", "a/../../b.onnx"])
+def test_path_out_of_the_folder_is_refused(case: Case, name: str, tmp_path: Path) -> None:
+    manifest = json.loads((case.bundle.root / "manifest.json").read_text())
+    manifest["files"][name] = {"sha256": "0" * 64, "bytes": 1}
+    (tmp_path / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(BundleCorruptError, match="outside"):
+        read_bundle(tmp_path)
+
+
+def test_failed_export_leaves_the_old_bundle(case: Case, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out = tmp_path / "models" / "small"
+    shutil.copytree(case.bundle.root, out)
+    before = (out / "manifest.json").read_text()
+
+    def fail(*_: object) -> None:
+        raise BundleCorruptError("no")
+
+    monkeypatch.setattr("export.bundle._write_graphs", fail)
+    with pytest.raises(BundleCorruptError):
+        export_bundle(case.checkpoint, out, Choices("small"))
+    assert (out / "manifest.json").read_text() == before
+    assert [path.name for path in out.parent.iterdir()] == ["small"], "nothing half-made is left"
+
+
+def test_missing_files_are_named(case: Case, tmp_path: Path) -> None:
+    with pytest.raises(FileMissingError, match="nowhere"):
+        export_bundle(tmp_path / "nowhere", tmp_path / "out", Choices("x"))
+    with pytest.raises(FileMissingError, match="no-aligner"):
+        export_bundle(case.checkpoint, tmp_path / "out", Choices("x", aligner=tmp_path / "no-aligner"))
+
+
+@pytest.mark.parametrize("runtime", RUNTIMES)
+def test_aligner_is_that_of_torch(case: Case, runtime: str) -> None:
+    aligner = open_backend(runtime, case.plain, 1).aligner
+    assert aligner is not None
+    crop = stand_in_portrait(3, READER.px)
+    reader, _ = load_reader(case.reader)
+    expected = reader.landmarks(torch.from_numpy(crop).permute(2, 0, 1)[None].float() / 127.5 - 1)[0].detach().numpy()
+    np.testing.assert_allclose(aligner(crop), expected, atol=1e-4)
+    assert aligner(stand_in_portrait(3, 4 * READER.px)).shape == (28, 2)
+
+
+def test_torch_backend_needs_a_checkpoint(case: Case) -> None:
+    assert open_backend("torch", case.bundle).config == TINY
+    bare = {name: digest for name, digest in case.bundle.files.items() if name != "model.safetensors"}
+    with pytest.raises(BackendUnavailableError, match="keep-checkpoint"):
+        open_backend("torch", Bundle(case.bundle.root, "x", TINY, STUDENT, bare, {}))
+
+
+def test_composition_is_that_of_torch() -> None:
+    random = np.random.default_rng(0)
+    displacement = 0.05 * torch.nn.functional.interpolate(torch.randn(3, 2, 5, 5), size=(64, 64), mode="bicubic")
+    paint = torch.rand(3, 4, 128, 128) * torch.tensor([2.0, 2, 2, 1])[:, None, None] - torch.tensor(
+        [1.0, 1, 1, 0]
+    ).view(4, 1, 1)
+    picture = stand_in_portrait(int(random.integers(9)), 192)
+    portrait = torch.from_numpy(picture).permute(2, 0, 1)[None].float() / 127.5 - 1
+    grid = base_grid(192, torch.device("cpu")) + resize(displacement, 192)
+    blend = resize(paint[:, 3:], 192)
+    image = blend * warp(portrait.expand(3, -1, -1, -1), grid) + (1 - blend) * resize(paint[:, :3], 192)
+    expected = ((image + 1) * 127.5 + 0.5).clamp(0, 255).byte().permute(0, 2, 3, 1).numpy()
+    assert psnr_db(compose(displacement.numpy(), paint.numpy(), portrait.numpy()), expected) > 48
+
+
+class _Opener:
+    """Opens mocks and counts; `slow` is slower than the others, `broken` does not open."""
+
+    def __init__(self) -> None:
+        self.opened: list[str] = []
+
+    def __call__(self, name: str, bundle: Bundle, threads: int | None) -> Backend:
+        self.opened.append(name)
+        if name == "broken":
+            raise BackendUnavailableError("it is broken")
+        backend = MockBackend()
+        backend.name = name
+        return backend
+
+
+def _fake_seconds(backend: Backend) -> float:
+    return 2.0 if backend.name == "slow" else 1.0
+
+
+def test_auto_measures_once(case: Case, monkeypatch: pytest.MonkeyPatch, own_cache: Path) -> None:
+    monkeypatch.setattr(choose, "_seconds", _fake_seconds)
+    first, again, other = _Opener(), _Opener(), _Opener()
+    names = ("slow", "broken", "quick")
+    assert choose.open_quickest(names, case.bundle, None, first).name == "quick"
+    assert first.opened == list(names)
+    assert choose.open_quickest(names, case.bundle, None, again).name == "quick"
+    assert again.opened == ["quick"], "the choice is remembered"
+    choose.open_quickest(names, case.bundle, 1, other)
+    assert len(other.opened) == 3, "another number of threads is another question"
+
+
+def test_auto_works_without_a_memory(case: Case, monkeypatch: pytest.MonkeyPatch, own_cache: Path) -> None:
+    monkeypatch.setattr(choose, "_seconds", _fake_seconds)
+    (own_cache / "choices").mkdir(parents=True)
+    (own_cache / "choices" / "backends.json").write_text("{ not json")
+    assert choose.open_quickest(("slow", "quick"), case.bundle, None, _Opener()).name == "quick"
+    own_cache.joinpath("file").write_text("")
+    monkeypatch.setenv(FOLDER_VARIABLE, str(own_cache / "file"))
+    assert choose.open_quickest(("slow", "quick"), case.bundle, None, _Opener()).name == "quick"
+    with pytest.raises(BackendUnavailableError, match="broken: it is broken"):
+        choose.open_quickest(("broken",), case.bundle, None, _Opener())
+
+
+def test_auto_takes_a_real_backend(case: Case) -> None:
+    assert open_backend("auto", case.bundle, 1).name in RUNTIMES
+
+
+def test_sampling_comes_from_the_checkpoint(case: Case, tmp_path: Path) -> None:
+    assert sampling_of(case.checkpoint) == STUDENT
+    path = tmp_path / "own.safetensors"
+    save_model(AvatarModel(TINY), path, {"sampling": {"steps": 3}})
+    assert sampling_of(path).steps == 3
+
+
+def test_command_reports_parity(case: Case, capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["export", "parity", str(case.checkpoint), str(case.bundle.root), "--blocks", "3", "--json"]
+    assert main(command) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert set(report["backends"]) == set(RUNTIMES)
+    assert all(result["passes"] and len(result["psnr_db"]) == 3 for result in report["backends"].values())
+
+
+def test_command_reports_a_miss(case: Case, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    other = tmp_path / "other.safetensors"
+    torch.manual_seed(1)
+    save_model(AvatarModel(TINY), other, {})
+    assert main(["export", "parity", str(other), str(case.bundle.root), "--blocks", "2", "--json"]) == 1
+    assert not json.loads(capsys.readouterr().out)["backends"]["openvino"]["passes"]
+
+
+def test_command_refuses_what_is_not_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["export", "onnx", str(tmp_path / "none.safetensors"), "-o", str(tmp_path / "out")]) == 3
+    assert "there is no checkpoint" in capsys.readouterr().err
+
+
+def test_installed_backends_are_compared(case: Case) -> None:
+    results = compare_installed(case.truth, case.plain, case.scene, ["onnxruntime"], 1)
+    assert list(results) == ["onnxruntime"]

@@ -1,0 +1,183 @@
+"""Computer-graphics people: geometry without a GPU, and pictures with truth where EGL works."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+
+from engine.errors import BackendUnavailableError, FileMissingError
+from engine.portrait.crop import canonical_crop
+from engine.portrait.landmarks import INDEX
+
+pytest.importorskip("anny", reason="the head generator needs the PyPI package anny")
+pytest.importorskip("moderngl", reason="the head generator needs moderngl")
+
+from training.data.heads import procedural
+from training.data.heads.base import base_head, rotation
+from training.data.heads.camera import portrait_camera
+from training.data.heads.identity import sample_identity
+from training.data.heads.posing import (
+    LANDMARK_VERTICES,
+    LandmarkRig,
+    head_turn,
+    pivot_of,
+    rest_of,
+    row_strengths,
+)  # fmt: skip
+from training.data.heads.renderer import Quality, shared_context
+from training.data.heads.subdivide import catmull_clark
+from training.data.heads.subject import HeadSubject
+from training.data.heads.wardrobe import AssetFolder
+from training.data.truth import UNIT, FramePose
+
+SEEDS = range(6)
+FRAME = 3.0
+"""A picture's side is about this long at the face, dm; gaps below are fractions of it."""
+
+
+def pose(head: tuple[float, float, float] = (0, 0, 0), gaze: tuple[float, float] = (0, 0), **units: float) -> FramePose:
+    strengths = np.zeros(52, np.float32)
+    for name, value in units.items():
+        strengths[UNIT[name]] = value
+    return FramePose(strengths, np.float32(head), np.float32(gaze), 0.0)
+
+
+def places(seed: int, moment: FramePose) -> dict[str, np.ndarray]:
+    identity = sample_identity(np.random.default_rng(seed))
+    rest = rest_of(identity, np.zeros(3, np.float32))
+    rig = LandmarkRig(identity, LANDMARK_VERTICES, pivot_of(identity))
+    world = rig.world(row_strengths(moment, rest), head_turn(moment, rest))
+    return {name: world[i] for name, i in INDEX.items()}
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_lips_touch_at_rest_and_part_with_the_jaw(seed: int) -> None:
+    rest, spoken = places(seed, pose()), places(seed, pose(jawOpen=0.4))
+    assert abs(rest["lip_upper_inner"] - rest["lip_lower_inner"])[1] < 0.01 * FRAME
+    assert (spoken["lip_upper_inner"] - spoken["lip_lower_inner"])[1] > 0.03 * FRAME
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_lids_close_with_a_blink(seed: int) -> None:
+    for side in ("left", "right"):
+        apart = [
+            places(seed, moment)[f"lid_{side}_upper"][1] - places(seed, moment)[f"lid_{side}_lower"][1]
+            for moment in (pose(), pose(eyeBlinkLeft=1, eyeBlinkRight=1))
+        ]
+        assert apart[0] > 0.03
+        assert apart[1] < 0.005
+
+
+def test_lids_follow_the_gaze_down() -> None:
+    ahead, down = places(1, pose()), places(1, pose(gaze=(0, 20)))
+    assert down["lid_left_upper"][1] < ahead["lid_left_upper"][1] - 0.01
+
+
+def test_head_turns_as_the_contract_says() -> None:
+    assert (rotation(30, 0, 0) @ (0, 0, 1))[0] > 0.4  # yaw > 0: the nose goes to the picture's right
+    assert (rotation(0, 30, 0) @ (0, 0, 1))[1] < -0.4  # pitch > 0: down
+    turned, rest = places(2, pose(head=(15, 0, 0))), places(2, pose())
+    assert turned["nose_tip"][0] > rest["nose_tip"][0] + 0.1
+    assert turned["mouth_left"][0] > turned["mouth_right"][0]
+
+
+def test_only_lower_teeth_follow_the_jaw() -> None:
+    identity = sample_identity(np.random.default_rng(3))
+    rest = rest_of(identity, np.zeros(3, np.float32))
+    teeth, _ = procedural.mouth_parts(identity)[0]
+    closed, opened = (teeth.positions(row_strengths(p, rest)) for p in (pose(), pose(jawOpen=0.5)))
+    drop = closed[:, 1] - opened[:, 1]
+    lower = closed[:, 1] < np.median(closed[:, 1])
+    assert drop[lower].mean() > 0.06
+    assert abs(drop[~lower]).min() < 1e-4
+    assert len(base_head().lower_teeth) == len(base_head().upper_teeth)
+
+
+def test_camera_frames_the_canonical_crop() -> None:
+    world = np.stack(list(places(4, pose()).values()))
+    points = portrait_camera(world, 12.0, 4.0, -3.0).project(world)
+    box = canonical_crop(points)
+    assert np.allclose([box.left, box.top, box.side], [0, 0, 1], atol=1e-4)
+
+
+def test_catmull_clark_keeps_a_plane_and_its_area() -> None:
+    grid = np.stack([*np.meshgrid(np.arange(4.0), np.arange(4.0)), np.zeros((4, 4))], -1).reshape(-1, 3)
+    corner = np.array([r * 4 + c for r in range(3) for c in range(3)])
+    faces = np.stack([corner, corner + 1, corner + 5, corner + 4], 1).astype(np.int32)
+    matrix, quads, uv = catmull_clark(faces, grid[faces][..., :2], len(grid))
+    assert quads.shape == (36, 4) and uv.shape == (36, 4, 2)
+    assert np.allclose(np.asarray(matrix.sum(1)).ravel(), 1)
+    assert np.allclose((matrix @ grid)[:, 2], 0)
+
+
+def test_identities_differ_and_repeat() -> None:
+    first, again, other = (sample_identity(np.random.default_rng(s)).vertices for s in (7, 7, 8))
+    assert np.array_equal(first, again)
+    assert np.abs(first - other).max() > 0.05
+
+
+def test_asset_folder_names_what_it_lacks(tmp_path) -> None:
+    with pytest.raises(FileMissingError, match="skins"):
+        AssetFolder(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def subject() -> Iterator[HeadSubject]:
+    try:
+        shared_context()
+    except BackendUnavailableError as error:
+        pytest.skip(f"no EGL here: {error}")
+    made = HeadSubject(5, 128, quality=Quality(texture_px=512, bake_px=64, sky_directions=6))
+    yield made
+    made.close()
+
+
+def test_picture_is_repeatable_and_framed(subject: HeadSubject) -> None:
+    first, again = subject.set_reference(None), subject.draw(FramePose.rest())
+    assert first.image.shape == (128, 128, 3) and first.image.dtype == np.uint8
+    assert np.array_equal(first.image, again.image)
+    box = canonical_crop(first.landmarks)
+    assert np.allclose([box.left, box.top, box.side], [0, 0, 1], atol=1e-4)
+
+
+def test_rest_flow_is_identity(subject: HeadSubject) -> None:
+    subject.set_reference(None)
+    drawn = subject.draw(FramePose.rest(), truth=True)
+    centre = (np.arange(64) + 0.5) / 64
+    still = np.stack(np.meshgrid(centre, centre), -1)
+    assert np.abs(drawn.flow - still)[drawn.known > 0.9].max() < 0.01
+    assert drawn.known.mean() > 0.9
+    assert drawn.mouth.max() == 0
+
+
+def test_warping_the_reference_gives_the_frame(subject: HeadSubject) -> None:
+    cv2 = pytest.importorskip("cv2")
+    reference = subject.set_reference(None).image
+    drawn = subject.draw(pose((14, 5, -4), jawOpen=0.25, mouthSmileLeft=0.5), truth=True)
+    flow, known = (cv2.resize(m, (128, 128)) for m in (drawn.flow, drawn.known))
+    warped = cv2.remap(reference, flow[..., 0] * 128 - 0.5, flow[..., 1] * 128 - 0.5, cv2.INTER_LINEAR)
+    place = known > 0.95
+    errors = [np.square(a.astype(float) - drawn.image)[place].mean() for a in (warped, reference)]
+    assert errors[0] < errors[1] / 8  # 9 dB
+
+
+def test_mouth_map_marks_the_open_mouth_as_unknown(subject: HeadSubject) -> None:
+    subject.set_reference(None)
+    drawn = subject.draw(pose(jawOpen=0.5), truth=True)
+    x, y = (drawn.landmarks[INDEX["lip_upper_inner"]] + drawn.landmarks[INDEX["lip_lower_inner"]]) / 2 * 64
+    assert drawn.mouth[int(y), int(x)] > 0.9
+    assert drawn.known[int(y), int(x)] < 0.1
+    assert 2 < drawn.mouth.sum() < 120
+
+
+def test_eyes_change_the_picture_but_not_the_known_skin(subject: HeadSubject) -> None:
+    subject.set_reference(None)
+    drawn = subject.draw(pose(gaze=(20, 0)), truth=True)
+    x, y = (drawn.landmarks[INDEX["lid_left_upper"]] + drawn.landmarks[INDEX["lid_left_lower"]]) / 2
+    assert drawn.known[int(y * 64), int(x * 64)] < 0.5
+    still = subject.draw(FramePose.rest()).image.astype(int)
+    change = np.abs(drawn.image - still).sum(-1)
+    assert change[int(y * 128) - 2 : int(y * 128) + 3, int(x * 128) - 6 : int(x * 128) + 7].max() > 30
+    assert change[110:, :10].max() == 0

@@ -1,0 +1,109 @@
+"""Where soft parts touch: lips that meet on the photograph's own lip line, lids that close without a gap.
+
+The fitted mesh leaves a hair's breadth between the lips and, because lids are moved to their landmarks, may stop short
+of closing. Both are mended in the image plane with shifts that fade away from the opening.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from engine.portrait.landmarks import INDEX
+from training.data.puppets.face_model import FaceModel, Rim
+from training.data.puppets.mesh import Projection
+from training.data.truth import UNIT
+
+Floats = NDArray[np.float32]
+
+_INNER_UPPER = (78, 191, 80, 81, 82, 13, 312, 311, 310, 415, 308)
+_INNER_LOWER = (78, 95, 88, 178, 87, 14, 317, 402, 318, 324, 308)
+_LIP_REACH_CM = 0.45
+_LIP_OVERLAP_CM = 0.03
+_LID_OVERLAP_CM = 0.1
+_LID_BORROW_CM = 0.45
+_BROW_CM = 0.45
+_LIP_SEAM_RINGS = (5, 9)
+_LID_SEAM_RINGS = (1, 5)
+
+
+def meet_lips(model: FaceModel, rest: Floats, points: Floats, view: Projection) -> Floats:
+    """Camera-frame vertices with both lips moved onto the line between the landmarks of the inner lips."""
+    line = (points[list(_INNER_UPPER)] + points[list(_INNER_LOWER)]) / 2
+    line = view.lift(line).astype(np.float64)
+    out = rest.copy()
+    rim = model.mouth_rim
+    for upper in (True, False):
+        own = rim.vertices[rim.upper == upper]
+        seam = seam_height(rest, rim, upper, _LIP_SEAM_RINGS, rest[own, 0])
+        wanted = np.interp(rest[own, 0], line[:, 0], line[:, 1]) - (_LIP_OVERLAP_CM if upper else 0.0)
+        away = np.abs(rest[own, 1] - seam)
+        inside = (rest[own, 0] > line[0, 0]) & (rest[own, 0] < line[-1, 0])
+        beyond = np.maximum(line[0, 0] - rest[own, 0], rest[own, 0] - line[-1, 0]).clip(0)
+        weight = np.exp(-((away / _LIP_REACH_CM) ** 2)) * np.where(inside, 1.0, np.exp(-((beyond / 0.25) ** 2)))
+        out[own, 1] += (wanted - seam) * weight
+    return out
+
+
+def close_lids(model: FaceModel, rest: Floats, basis: Floats) -> None:
+    """Lengthen the two blink rows of `basis` [53, N, 3] in place so that full blinks of this rest shape close."""
+    for side, rim in model.eye_rims.items():
+        row = basis[UNIT[f"eyeBlink{side}"]]
+        shut = rest + row
+        moving, share = lid_share(rest, row, rim)
+        gap = seam_height(shut, rim, True, _LID_SEAM_RINGS, shut[moving, 0]) - seam_height(
+            shut, rim, False, _LID_SEAM_RINGS, shut[moving, 0]
+        )
+        row[moving, 1] -= (gap + _LID_OVERLAP_CM).clip(-0.3, 0.8) * share
+
+
+def lid_share(rest: Floats, row: Floats, rim: Rim) -> tuple[NDArray[np.int64], Floats]:
+    """Vertices that a blink [N, 3] moves, and how much of the lid edge's own motion each makes, in [0, 1]."""
+    amount = np.maximum(-row[:, 1], 0)
+    moving = np.flatnonzero(amount > 0.01 * amount.max())
+    edge = rim.vertices[rim.upper & (rim.ring >= _LID_SEAM_RINGS[0]) & (rim.ring < _LID_SEAM_RINGS[1])]
+    order = edge[np.argsort(rest[edge, 0])]
+    at_edge = np.interp(rest[moving, 0], rest[order, 0], amount[order], left=0, right=0)
+    return moving, np.clip(amount[moving] / np.maximum(at_edge, 0.1 * amount.max()), 0, 1).astype(np.float32)
+
+
+def lid_skin(model: FaceModel, rest: Floats, basis: Floats) -> tuple[Floats, NDArray[np.int32]]:
+    """Camera-frame places [N, 3] that closed upper lids take their texture from, and the lid of each vertex (1, 2).
+
+    On the photograph an open lid is a few pixels of lashes; stretched over the closed lid they would be a dark band. So
+    everything but the lid's very edge borrows from the skin between lid and brow.
+    """
+    places = rest.copy()
+    lid = np.zeros(len(rest), np.int32)
+    for number, side in enumerate(("Right", "Left"), start=1):
+        rim = model.eye_rims[side]
+        moving, _ = lid_share(rest, basis[UNIT[f"eyeBlink{side}"]], rim)
+        x, y = rest[moving, 0], rest[moving, 1]
+        edge = seam_height(rest, rim, True, _LID_SEAM_RINGS, x)
+        corners = rest[rim.vertices[rim.ring <= 1], 0]
+        along = np.clip((x - corners.min()) / np.ptp(corners), 0, 1)
+        brows = [INDEX[f"brow_{side.lower()}_{part}"] for part in ("outer", "middle", "inner")]
+        room = rest[model.landmarks[brows], 1].min() - _BROW_CM - edge.max()
+        rise = np.clip((y - edge) / 0.1, 0, 1) * np.clip((1.1 - (y - edge)) / 0.9, 0, 1) * np.sin(np.pi * along)
+        places[moving, 1] += np.clip(0.5 * room, 0, _LID_BORROW_CM) * rise
+        lid[moving] = number
+    return places, lid
+
+
+def seam_shift(model: FaceModel, before: Floats, after: Floats) -> Floats:
+    """How far the middle of the lips' seam moved [3]: what is behind the lips must follow."""
+    rim = model.mouth_rim
+    seam = rim.vertices[(rim.ring >= _LIP_SEAM_RINGS[0]) & (rim.ring < _LIP_SEAM_RINGS[1])]
+    middle = seam[np.abs(model.vertices[seam, 0]) < 1.2]
+    return (after[middle] - before[middle]).mean(0)
+
+
+def seam_height(vertices: Floats, rim: Rim, upper: bool, rings: tuple[int, int], at_x: NDArray) -> NDArray[np.float64]:
+    """Height of a lip's or lid's visible edge at the given x: lowest of the upper one, highest of the lower one."""
+    edge = np.full(len(at_x), np.inf if upper else -np.inf)
+    pick = np.minimum if upper else np.maximum
+    for ring in range(*rings):
+        row = rim.vertices[(rim.upper == upper) & (rim.ring == ring)]
+        order = row[np.argsort(vertices[row, 0])]
+        edge = pick(edge, np.interp(at_x, vertices[order, 0], vertices[order, 1]))
+    return edge

@@ -1,0 +1,185 @@
+"""Where the pictures of a table's row come from: the truth itself, the codec alone, a checkpoint, or the runtime."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor
+
+from engine.audio.features import log_mel
+from engine.audio.windows import frame_windows
+from engine.backends.base import REFERENCE_PX, Backend, Floats
+from engine.engine import AvatarEngine
+from engine.model.avatar import AvatarModel
+from engine.model.codec import ReferenceFeatures
+from engine.model.denoiser import Conditions
+from engine.model.layers import resize
+from engine.portrait.crop import CropBox
+from engine.portrait.portrait import Portrait
+from training.codec import to_tensor
+from training.data.clips import Clip
+from training.data.media import Bytes
+from training.generate import SamplingConfig, generate
+from training.grids import to_uint8
+from training.objectives.blocks import conditions
+from training.run import autocast
+
+_DECODE_FRAMES = 32
+
+
+class Source(Protocol):
+    """One row. `paired`: its frames show what the true frames show, so that pixels can be compared."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def paired(self) -> bool: ...
+
+    def frames(self, clip: Clip) -> Bytes:
+        """uint8 [F, S, S, 3] in answer to the clip's reference, voices and states."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class GroundTruth:
+    """The clip's own frames: what the probe makes of perfect pictures."""
+
+    name: str = "ground truth"
+    paired: bool = True
+
+    def frames(self, clip: Clip) -> Bytes:
+        return clip.frames
+
+
+class _TorchPictures:
+    """Pictures to latents and back with a torch model, at the clip's own size."""
+
+    def __init__(self, model: AvatarModel) -> None:
+        self.model = model.eval()
+        self.device = next(model.parameters()).device
+
+    def reference(self, clip: Clip) -> tuple[ReferenceFeatures, Tensor]:
+        portrait = to_tensor(clip.reference[None]).to(self.device)
+        return self.model.codec.encode_reference(self._small(portrait)), portrait
+
+    def encode(self, images: Bytes) -> Tensor:
+        starts = range(0, len(images), _DECODE_FRAMES)
+        parts = (to_tensor(images[i : i + _DECODE_FRAMES]).to(self.device) for i in starts)
+        return torch.cat([self.model.codec.encode(self._small(part)) for part in parts])
+
+    def decode(self, latents: Tensor, reference: ReferenceFeatures, portrait: Tensor) -> Bytes:
+        out = []
+        for part in latents.split(_DECODE_FRAMES):
+            n = len(part)
+            decoded = self.model.codec.decode(part, reference.expand(n), portrait.expand(n, -1, -1, -1))
+            out.append(to_uint8(decoded.image))
+        return np.concatenate(out)
+
+    def _small(self, images: Tensor) -> Tensor:
+        return resize(images, self.model.config.encode_px)
+
+
+CODEC_ROW = "codec only"
+
+
+class CodecOnly:
+    """True frames through the codec: the limit of everything that animates its latents."""
+
+    name = CODEC_ROW
+    paired = True
+
+    def __init__(self, model: AvatarModel) -> None:
+        self._pictures = _TorchPictures(model)
+
+    @torch.no_grad()
+    def frames(self, clip: Clip) -> Bytes:
+        with autocast(self._pictures.device):
+            reference, portrait = self._pictures.reference(clip)
+            return self._pictures.decode(self._pictures.encode(clip.frames), reference, portrait)
+
+
+class Checkpoint:
+    """A torch checkpoint streamed block by block from voices and states; expression and pose stay free."""
+
+    paired = False
+
+    def __init__(self, name: str, model: AvatarModel, how: SamplingConfig, seed: int = 0) -> None:
+        self.name, self.how, self.seed = name, how, seed
+        self._pictures = _TorchPictures(model)
+
+    @torch.no_grad()
+    def frames(self, clip: Clip) -> Bytes:
+        model = self._pictures.model
+        with autocast(self._pictures.device):
+            reference, portrait = self._pictures.reference(clip)
+            given = _conditions(model, clip, self._pictures.device)
+            motion = generate(model.denoiser, given, reference.latent, self.how, self.seed)[0]
+            latents = model.codec.from_motion(motion.float(), reference)
+            return self._pictures.decode(latents, reference, portrait)
+
+
+def _conditions(model: AvatarModel, clip: Clip, device: torch.device) -> Conditions:
+    frames = len(clip)
+    own, partner = (
+        model.audio(torch.from_numpy(frame_windows(log_mel(sound), 0, frames)).to(device))[None]
+        for sound in (clip.voice, clip.partner)
+    )
+    batch = {
+        "state": torch.from_numpy(clip.truth.state.astype(np.int64))[None].to(device),
+        "expression": torch.zeros(1, frames, model.config.expressions, device=device),
+        "pose": torch.zeros(1, frames, model.config.pose_axes, device=device),
+    }
+    given = conditions(model.denoiser, own, partner, batch, None)
+    return replace(given, expression_given=given.expression_given * 0, pose_given=given.pose_given * 0)
+
+
+class RuntimeCodec:
+    """The same through a bundle's own graphs; its encoder is the one that sees the portrait."""
+
+    name = CODEC_ROW
+    paired = True
+
+    def __init__(self, backend: Backend) -> None:
+        self._backend = backend
+
+    @staticmethod
+    def fits(backend: Backend) -> bool:
+        """Whether the backend shows the latent of a picture; the mock has none."""
+        return "latent" in backend.encode_reference(np.zeros((1, 3, REFERENCE_PX, REFERENCE_PX), np.float32))
+
+    def frames(self, clip: Clip) -> Bytes:
+        reference = self._backend.encode_reference(_planes(clip.reference, REFERENCE_PX))
+        portrait = _planes(clip.reference, len(clip.reference))
+        latents = [self._backend.encode_reference(_planes(frame, REFERENCE_PX))["latent"] for frame in clip.frames]
+        parts = np.array_split(np.concatenate(latents), -(-len(latents) // _DECODE_FRAMES))
+        return np.concatenate([self._backend.decode(part, reference, portrait) for part in parts])
+
+
+def _planes(picture: Bytes, side: int) -> Floats:
+    """uint8 [S, S, 3] to float32 [1, 3, side, side] in [-1, 1]."""
+    if len(picture) != side:
+        picture = np.asarray(cv2.resize(picture, (side, side), interpolation=cv2.INTER_AREA), np.uint8)
+    return np.ascontiguousarray(picture.transpose(2, 0, 1)[None].astype(np.float32) / 127.5 - 1)
+
+
+class Runtime:
+    """The engine with a model bundle, as a user runs it."""
+
+    paired = False
+
+    def __init__(self, name: str, engine: AvatarEngine, steps: int | None, size_px: int, seed: int = 0) -> None:
+        self.name, self.steps, self.size_px, self.seed = name, steps, size_px, seed
+        self._engine = engine
+
+    def frames(self, clip: Clip) -> Bytes:
+        whole = CropBox(0.0, 0.0, float(len(clip.reference)))
+        made = self._engine.generate(
+            Portrait(clip.reference, whole), clip.voice, partner=clip.partner, states=clip.truth.state,
+            steps=self.steps, seed=self.seed, size=self.size_px,
+        )  # fmt: skip
+        return np.stack([frame.image for frame in made])
