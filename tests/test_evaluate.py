@@ -53,19 +53,20 @@ def _arguments(*words: object) -> object:
 def test_every_source_gets_a_row_and_every_file_is_written(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = place / "report"
     arguments = _arguments(
-        "--data", place / "test", "--instruments", place / "instruments", "--out", out, "--steps", 2,
+        "--data", place / "test", "--instruments", place / "instruments", "--out", out,
+        "--steps", 2, "--teacher-steps", 3,
         "--checkpoint", place / "teacher.safetensors", "--checkpoint", place / "consistency.safetensors",
         "--model", "mock", "--backend", "mock", "--size", 128,
     )  # fmt: skip
     assert command.run_evaluate(arguments) == 0
     rows = {row["name"]: row for row in json.loads((out / "figures.json").read_text())["rows"]}
     assert list(rows) == [
-        "ground truth", "codec only", "teacher 30 steps", "student 2 steps", "mock (mock) 2 steps",
+        "ground truth", "codec only", "teacher 3 steps", "student 2 steps", "mock (mock) 2 steps",
     ]  # fmt: skip
     truth = rows["ground truth"]
     assert truth["clips"] == truth["speaking_clips"] == 2
     assert truth["psnr"] == 99.0 and truth["motion_energy"] == 1.0
-    assert rows["codec only"]["psnr"] < 60 and rows["teacher 30 steps"]["psnr"] is None
+    assert rows["codec only"]["psnr"] < 60 and rows["teacher 3 steps"]["psnr"] is None
     text = capsys.readouterr().out
     assert "ground truth" in text and "landmark_px 1.5" in text
     names = {path.name for path in out.iterdir()}

@@ -30,6 +30,7 @@ PROBE_OUTPUTS = len(ARKIT_UNITS) + 5 + 2 * len(LANDMARKS)
 """Units, head (3), gaze (2), landmarks."""
 
 _ANGLE_SCALE = 15.0
+LANDMARK_SCALE = 10.0
 _MOUTH = [INDEX[n] for n in ("mouth_right", "mouth_left", "lip_upper_outer", "lip_lower_outer")]
 _EYES = ([INDEX["eye_right_outer"], INDEX["eye_right_inner"]], [INDEX["eye_left_outer"], INDEX["eye_left_inner"]])
 
@@ -42,7 +43,9 @@ class CodecWeights:
     eyes: float = 4.0
     gradient: float = 1.0
     flow: float = 8.0
-    mask: float = 0.2
+    interior: float = 12.0
+    """Extra pixel weight inside the open mouth, which covers a thousandth of the pictures."""
+    mask: float = 0.5
     probe: float = 10.0
     pixels_move_flow: bool = False
     latent_noise: float = 0.1
@@ -93,13 +96,14 @@ class CodecStage(nn.Module):
         latent = latent + w.latent_noise * torch.randn_like(latent)
         decoded = self.codec.decode(latent, references, batch["reference"], w.pixels_move_flow)
         attention = attention_map(batch["landmarks"], image.shape[-1], w.mouth, w.eyes)
+        attention = attention + w.interior * resize(batch["mouth"][:, None], image.shape[-1])
         attention = attention / attention.mean((1, 2, 3), keepdim=True)
         terms = {
             "pixel": (attention * (decoded.image - image).abs()).mean(),
             "gradient": w.gradient * gradient_loss(decoded.image, image, attention),
             "flow": w.flow * self._flow(decoded, batch),
-            "mask": w.mask * self._mask(decoded, batch),
-            "probe": w.probe * self._probe(latent, batch),
+            "mask": w.mask * self._mask(decoded, batch, attention),
+            "probe": w.probe * self._probe(latent - references.latent, batch),
         }
         loss = torch.stack(list(terms.values())).sum()
         return loss, {k: float(v.detach()) for k, v in terms.items()}
@@ -113,13 +117,13 @@ class CodecStage(nn.Module):
             total = total + 0.5 * _known_distance(coarse, small, seen)
         return total
 
-    def _mask(self, decoded: Decoded, batch: Batch) -> Tensor:
+    def _mask(self, decoded: Decoded, batch: Batch, attention: Tensor) -> Tensor:
         known = resize(batch["known"][:, None], decoded.mask.shape[-1]).clamp(0, 1)
-        return F.binary_cross_entropy_with_logits(decoded.mask_logits, known)
+        return F.binary_cross_entropy_with_logits(decoded.mask_logits, known, attention)
 
-    def _probe(self, latent: Tensor, batch: Batch) -> Tensor:
+    def _probe(self, moved: Tensor, batch: Batch) -> Tensor:
         assert self.codec.probe is not None
-        predicted = self.codec.probe(latent.flatten(1))
+        predicted = self.codec.probe(moved.flatten(1))
         return F.smooth_l1_loss(predicted, probe_targets(batch), beta=0.1)
 
 
@@ -128,9 +132,13 @@ def _known_distance(flow: Tensor, target: Tensor, known: Tensor) -> Tensor:
 
 
 def probe_targets(batch: Batch) -> Tensor:
-    """[B, PROBE_OUTPUTS], every entry of order one."""
-    landmarks = (batch["landmarks"] - 0.5).flatten(1) * 4
-    return torch.cat((batch["units"], batch["head"] / _ANGLE_SCALE, batch["gaze"] / _ANGLE_SCALE, landmarks), 1)
+    """[B, PROBE_OUTPUTS]: frame minus reference of units, head, gaze and landmarks, every entry of order one.
+
+    The probe reads differences, as the denoiser's latents are: absolute latents say more about who it is.
+    """
+    change = {k: batch[k] - batch[f"reference_{k}"] for k in ("units", "head", "gaze", "landmarks")}
+    angles = torch.cat((change["head"], change["gaze"]), 1) / _ANGLE_SCALE
+    return torch.cat((change["units"], angles, LANDMARK_SCALE * change["landmarks"].flatten(1)), 1)
 
 
 def codec_batch(raw: dict[str, np.ndarray]) -> Batch:
@@ -143,7 +151,8 @@ def codec_batch(raw: dict[str, np.ndarray]) -> Batch:
         "mouth": torch.from_numpy(raw["mouth"].astype(np.float32)),
     }
     for key in ("landmarks", "units", "head", "gaze"):
-        batch[key] = torch.from_numpy(raw[key].astype(np.float32))
+        for name in (key, f"reference_{key}"):
+            batch[name] = torch.from_numpy(raw[name].astype(np.float32))
     for key in ("known", "mouth"):
         batch[key] = batch[key] / 255 if raw[key].dtype == np.uint8 else batch[key]
     for key in ("image", "reference"):
@@ -183,7 +192,8 @@ def measure_codec(codec: PortraitCodec, batch: Batch) -> dict[str, float]:
         "flow_error_px": float((error * known).sum() / known.sum()),
     }
     if codec.probe is not None:
-        predicted, target = codec.probe(latent.flatten(1)), probe_targets(batch)
+        moved = latent - references.latent
+        predicted, target = codec.probe(moved.flatten(1)), probe_targets(batch)
         for name in ("jawOpen", "mouthPucker", "mouthSmileLeft", "eyeBlinkLeft"):
             i = ARKIT_UNITS.index(name)
             result[f"probe_{name}"] = correlation(predicted[:, i], target[:, i])

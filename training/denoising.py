@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from engine.model.avatar import AvatarModel, load_model, save_model
 from engine.portrait.landmarks import INDEX
-from training.codec import correlation
+from training.codec import LANDMARK_SCALE, correlation
 from training.data.loading import ClipSequences
 from training.data.truth import ARKIT_UNITS
 from training.generate import STUDENT_SAMPLING, TEACHER_SAMPLING, SamplingConfig, generate
@@ -33,10 +33,12 @@ _TEST_FRAMES = 64
 _POINTS_AT = len(ARKIT_UNITS) + 5
 
 
-def opening_of(codec_probe: nn.Linear, latents: Tensor) -> Tensor:
-    """Mouth opening [B, F] that the probe reads from absolute latents [B, F, C, G, G]: inner-lip distance."""
-    points = codec_probe(latents.flatten(2).float())[..., _POINTS_AT:].unflatten(-1, (-1, 2)) / 4 + 0.5
-    return (points[..., INDEX["lip_lower_inner"], :] - points[..., INDEX["lip_upper_inner"], :]).norm(dim=-1)
+def opening_of(probe: nn.Linear, moved: Tensor, reference_landmarks: Tensor) -> Tensor:
+    """Mouth opening [B, F], the inner lips' distance, that the probe reads from latents minus the reference's
+    [B, F, C, G, G], given where the reference's landmarks [B, 28, 2] lie.
+    """
+    change = probe(moved.flatten(2).float())[..., _POINTS_AT:].unflatten(-1, (-1, 2)) / LANDMARK_SCALE
+    return true_opening(reference_landmarks[:, None] + change)
 
 
 def true_opening(landmarks: Tensor) -> Tensor:
@@ -57,9 +59,10 @@ def measure_denoiser(model: AvatarModel, batch: Batch, how: SamplingConfig, devi
             given.pose, given.pose_given * 0,
         )  # fmt: skip
         motion = generate(model.denoiser, free, batch["reference"], how)
-    latents = motion.float() * model.codec.latent_scale + batch["reference"][:, None]
-    truth, opened = true_opening(batch["landmarks"]), opening_of(model.codec.probe, latents)
-    limit = opening_of(model.codec.probe, batch["latent"])
+    moved, true_moved = motion.float() * model.codec.latent_scale, batch["latent"] - batch["reference"][:, None]
+    truth = true_opening(batch["landmarks"])
+    opened = opening_of(model.codec.probe, moved, batch["reference_landmarks"])
+    limit = opening_of(model.codec.probe, true_moved, batch["reference_landmarks"])
     speaking = [i for i in range(len(truth)) if (batch["state"][i] == 0).float().mean() > 0.6]
 
     def mean_r(x: Tensor) -> float:
@@ -72,7 +75,7 @@ def measure_denoiser(model: AvatarModel, batch: Batch, how: SamplingConfig, devi
         "r_opening": mean_r(opened),
         "r_opening_codec": mean_r(limit),
         "spread_ratio": float(opened[speaking].std() / truth[speaking].std()),
-        "motion_energy_ratio": float(energy(latents) / energy(batch["latent"].float())),
+        "motion_energy_ratio": float(energy(moved) / energy(true_moved)),
     }
 
 

@@ -25,7 +25,8 @@ class LatentClips:
     """All clips of a data set, frames laid end to end; clip i is rows start[i] to start[i + 1].
 
     latent [N, C, G, G] absolute; reference [R, C, G, G]; mel, partner_mel [4 N, 80]; state [N]; expression [N, 8];
-    head [N, 3]; gaze [N, 2]; units [N, 52]; landmarks [N, 28, 2]; has_partner [R].
+    head [N, 3]; gaze [N, 2]; units [N, 52]; landmarks [N, 28, 2]; reference_landmarks [R, 28, 2];
+    has_partner [R].
     """
 
     start: Array
@@ -39,6 +40,7 @@ class LatentClips:
     gaze: Array
     units: Array
     landmarks: Array
+    reference_landmarks: Array
     has_partner: Array
 
     def __len__(self) -> int:
@@ -79,6 +81,7 @@ class LatentClips:
             "pose": np.concatenate((self.head[row], self.gaze[row]), 1),
             "units": self.units[row],
             "landmarks": self.landmarks[row],
+            "reference_landmarks": self.reference_landmarks[clip],
         }
 
 
@@ -104,7 +107,8 @@ def encode_clips(codec: PortraitCodec, clips: ClipSequences, device: torch.devic
     return LatentClips(
         start=np.concatenate(([0], np.cumsum(counts))).astype(np.int64),
         latent=np.concatenate(latents), reference=np.stack(references), mel=np.concatenate(mels),
-        partner_mel=np.concatenate(partners), has_partner=np.array(quiet), **labels,
+        partner_mel=np.concatenate(partners), has_partner=np.array(quiet),
+        reference_landmarks=np.stack([clips.clip(i, 0, 1)["reference_landmarks"] for i in range(len(clips))]), **labels,
     )  # fmt: skip
 
 

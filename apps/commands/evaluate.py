@@ -28,6 +28,7 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     )
     command.add_argument("--clips", type=int, default=24, help="how many clips (default %(default)s)")
     command.add_argument("--steps", default="1,2,4", help="denoising steps of the student (default %(default)s)")
+    command.add_argument("--teacher-steps", type=int, default=30, help="the same of a teacher (default %(default)s)")
     command.add_argument("--size", type=int, help="side of the bundle's pictures (default: that of the clips)")
     command.add_argument(
         "--codec-people", type=int, default=0, help="people to render at 256 px for the codec; 0: use the clips"
@@ -46,8 +47,8 @@ def run_evaluate(arguments: argparse.Namespace) -> int:
         if path is not None and not path.exists():
             raise FileMissingError(f"there is no {path}")
     steps = _parse_steps(arguments.steps)
-    if arguments.clips < 1:
-        raise ArgumentError(f"--clips must be at least 1, not {arguments.clips}")
+    if min(arguments.clips, arguments.teacher_steps) < 1:
+        raise ArgumentError("--clips and --teacher-steps must be at least 1")
     try:
         from training.evaluate.report import markdown, write
         from training.evaluate.run import EvaluateConfig, shipped_instruments
@@ -61,6 +62,7 @@ def run_evaluate(arguments: argparse.Namespace) -> int:
         checkpoints=tuple(arguments.checkpoint),
         clips=arguments.clips,
         steps=steps,
+        teacher_steps=arguments.teacher_steps,
         codec_people=arguments.codec_people,
         assets=arguments.assets,
         work=arguments.out,

@@ -39,6 +39,7 @@ class EvaluateConfig:
     checkpoints: tuple[Path, ...] = ()
     clips: int = 24
     steps: tuple[int, ...] = STEPS
+    teacher_steps: int = TEACHER_SAMPLING.steps
     codec_people: int = 0
     assets: Path | None = None
     work: Path | None = None
@@ -69,7 +70,8 @@ def open_sources(config: EvaluateConfig, size_px: int) -> list[Source]:
         if not sources:
             sources.append(CodecOnly(model))
         if meta.get("stage") == "teacher":
-            sources.append(Checkpoint(f"teacher {TEACHER_SAMPLING.steps} steps", model, TEACHER_SAMPLING, config.seed))
+            how = replace(TEACHER_SAMPLING, steps=config.teacher_steps)
+            sources.append(Checkpoint(f"teacher {_steps(how.steps)}", model, how, config.seed))
         elif meta.get("stage") == "consistency":
             sources += [
                 Checkpoint(f"student {_steps(n)}", model, replace(STUDENT_SAMPLING, steps=n), config.seed)

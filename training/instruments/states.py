@@ -176,7 +176,7 @@ def read_windows(probe: Probe, shards: list[Path], most: int) -> Windows:
     return join(windows(probe.read(clip.frames), clip.truth.state) for clip in clips)
 
 
-def train_states(data: list[Path], held_out: list[Path], probe: Path, out: Path, most: int = 400) -> Path:
+def train_states(data: list[Path], held_out: list[Path], probe: Path, out: Path, most: int = 240) -> Path:
     """Fit on the ground-truth video of at most `most` clips, measure on held-out clips, write `out`; returns it."""
     reader = Probe.load(probe)
     seen, test = read_windows(reader, data, most), read_windows(reader, held_out, most)
