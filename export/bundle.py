@@ -40,7 +40,6 @@ class Choices:
     int8: bool = False
     keep_checkpoint: bool = False
     scenes: Sequence[Scene] = ()
-    threads: int = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +93,7 @@ def _try_precisions(model: AvatarModel, bundle: Bundle, choices: Choices) -> lis
     if choices.int8:
         decode = next(stage for stage in stages(model) if stage.name == "decode")
         graph = to_onnx(decode, half=False)
-    return tune(bundle, TorchBackend(model, choices.sampling), choices.scenes, graph, choices.threads)
+    return tune(bundle, TorchBackend(model, choices.sampling), choices.scenes, graph)
 
 
 def verify(bundle: Bundle) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import io
 import logging
+import math
 import warnings
 from collections.abc import Mapping
 
@@ -80,9 +81,9 @@ def share_weights(graphs: Mapping[str, onnx.ModelProto]) -> bytes:
     block, places = bytearray(), {}
     for graph in graphs.values():
         for weight in graph.graph.initializer:
-            if len(weight.raw_data) < 2 * _LARGE:
-                continue
             data = weight.raw_data
+            if math.prod(weight.dims) < _LARGE or not data:
+                continue
             key = hashlib.sha256(data).digest()
             if key not in places:
                 block.extend(bytes(-len(block) % _ALIGNMENT))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any
@@ -20,6 +20,9 @@ from export.quantize import decode_samples, quantize_decode
 from export.scenes import Scene
 
 INT8_FILE = "decode.int8.onnx"
+_CLEARLY = 0.85
+_THREADS = 1
+"""Threads that wait for each other use processor time too, and would blur the comparison."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,9 +45,7 @@ class Trial:
         return self.worst_db >= (INT8_DB if self.int8 else FLOAT_DB)
 
 
-def tune(
-    bundle: Bundle, truth: Backend, scenes: Sequence[Scene], decode_graph: onnx.ModelProto | None, threads: int = 2
-) -> list[Trial]:
+def tune(bundle: Bundle, truth: Backend, scenes: Sequence[Scene], decode_graph: onnx.ModelProto | None) -> list[Trial]:
     """Try bfloat16 by stage, and 8 bits when the float32 decode graph is given; rewrite the manifest with the best.
 
     truth: the torch model. Raises BundleCorruptError when not even float32 comes near it.
@@ -62,14 +63,31 @@ def tune(
         write_manifest(bundle.root, bundle.manifest)
         bundle = read_bundle(bundle.root)
         ways += [("int8 decode", (), True), ("int8 decode, bf16 denoise", ("denoise",), True)]
-    trials = [_try(bundle, way, scenes, expected, threads) for way in ways]
+    trials = [_try(bundle, way, scenes, expected) for way in ways]
     if not trials[0].passes:
         raise BundleCorruptError(
             f"{bundle.root} in float32 is only within {trials[0].worst_db:.1f} dB of torch, less than {FLOAT_DB}"
         )
-    best = min((t for t in trials if t.passes), key=lambda t: t.ms_per_frame)
-    _settle(bundle, best, trials)
+    bf16_stages, int8 = settle(trials)
+    _write(bundle, bf16_stages, int8, trials)
     return trials
+
+
+def settle(trials: Sequence[Trial]) -> tuple[tuple[str, ...], bool]:
+    """Stages for bfloat16, and whether to keep the quantised decoder.
+
+    It is kept when it beats float32, for processors without bfloat16; the others use it too when it is clearly the
+    quickest there is.
+    """
+    passing = [trial for trial in trials if trial.passes]
+    plain = next(trial for trial in trials if not trial.int8 and not trial.bf16_stages)
+    floating = min((t for t in passing if not t.int8), key=lambda t: t.ms_per_frame)
+    quantised = min((t for t in passing if t.int8), key=lambda t: t.ms_per_frame, default=None)
+    if quantised is None or quantised.decode_ms_per_frame >= plain.decode_ms_per_frame:
+        return floating.bf16_stages, False
+    if quantised.ms_per_frame < _CLEARLY * floating.ms_per_frame:
+        return quantised.bf16_stages, True
+    return floating.bf16_stages, True
 
 
 def variant(bundle: Bundle, bf16_stages: tuple[str, ...], int8: bool) -> Bundle:
@@ -90,10 +108,10 @@ def _rolls(
 
 def _try(
     bundle: Bundle, way: tuple[str, tuple[str, ...], bool], scenes: Sequence[Scene],
-    expected: Sequence[list[Streamed]], threads: int, opener: Callable[..., Backend] = open_backend,
+    expected: Sequence[list[Streamed]],
 ) -> Trial:  # fmt: skip
     name, bf16_stages, int8 = way
-    backend = opener(variant(bundle, bf16_stages, int8), threads)
+    backend = open_backend(variant(bundle, bf16_stages, int8), _THREADS)
     results: list[Parity] = [
         compare_streams(stream, list(roll_out(backend, scene))) for scene, stream in zip(scenes, expected, strict=True)
     ]
@@ -104,10 +122,10 @@ def _try(
     )  # fmt: skip
 
 
-def _settle(bundle: Bundle, best: Trial, trials: list[Trial]) -> None:
-    if not best.int8:
+def _write(bundle: Bundle, bf16_stages: tuple[str, ...], int8: bool, trials: Sequence[Trial]) -> None:
+    if not int8:
         (bundle.root / INT8_FILE).unlink(missing_ok=True)
-    manifest = dict(variant(bundle, best.bf16_stages, best.int8).manifest)
+    manifest = dict(variant(bundle, bf16_stages, int8).manifest)
     manifest["metrics"] = {
         **manifest["metrics"],
         **{f"parity of {t.name} with torch, dB": round(t.worst_db, 1) for t in trials if t.passes},

@@ -115,11 +115,13 @@ def test_decoder_is_resolution_free() -> None:
     model = AvatarModel(TINY).eval()
     small = torch.nn.functional.interpolate(torch.rand(1, 3, 16, 16) * 2 - 1, size=128, mode="bilinear")
     large = torch.nn.functional.interpolate(small, size=256, mode="bilinear", align_corners=False)
-    reference, latent = model.codec.encode_reference(small), model.codec.encode(small.flip(-1))
+    reference, latent = model.codec.encode_reference(small), model.codec.encode(small.flip(-1), small)
     at_128 = model.codec.decode(latent, reference, small).image
     at_256 = model.codec.decode(latent, reference, large).image
-    again = torch.nn.functional.interpolate(at_256, size=128, mode="bilinear", antialias=True)
-    assert (again - at_128).abs().mean() < 0.1 * at_128.std()
+    # Random paint is noise from pixel to pixel, which resampling smooths: compare what is left on a coarser grid.
+    pooled_128 = torch.nn.functional.avg_pool2d(at_128, 4)
+    pooled_256 = torch.nn.functional.avg_pool2d(at_256, 8)
+    assert (pooled_256 - pooled_128).abs().mean() < 0.05 * at_128.std()
 
 
 def test_zero_flow_is_the_identity_warp_at_any_size() -> None:
@@ -129,7 +131,7 @@ def test_zero_flow_is_the_identity_warp_at_any_size() -> None:
 
 
 def test_latent_is_normalised(model: AvatarModel) -> None:
-    latent = model.codec.encode(torch.rand(3, 3, 128, 128))
+    latent = model.codec.encode(torch.rand(3, 3, 128, 128), torch.rand(3, 3, 128, 128))
     assert latent.flatten(1).mean(1).abs().max() < 1e-4
     torch.testing.assert_close(latent.flatten(1).std(1, unbiased=False), torch.ones(3), atol=1e-2, rtol=0)
 

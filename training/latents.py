@@ -92,12 +92,13 @@ def encode_clips(codec: PortraitCodec, clips: ClipSequences, device: torch.devic
     latents, references, mels, partners = [], [], [], []
     for i in range(len(clips)):
         clip = clips.clip(i)
+        reference = to_tensor(clip["reference"][None]).to(device)
         with autocast(device):
-            parts = [
-                codec.encode(to_tensor(clip["image"][a : a + batch]).to(device)).cpu()
-                for a in range(0, len(clip["image"]), batch)
-            ]
-            references.append(codec.encode(to_tensor(clip["reference"][None]).to(device)).cpu().numpy()[0])
+            parts = []
+            for first in range(0, len(clip["image"]), batch):
+                images = to_tensor(clip["image"][first : first + batch]).to(device)
+                parts.append(codec.encode(images, reference.expand(len(images), -1, -1, -1)).cpu())
+            references.append(codec.encode(reference, reference).cpu().numpy()[0])
         latents.append(torch.cat(parts).numpy().astype(np.float16))
         mels.append(log_mel(clip["voice"]).astype(np.float16))
         partners.append(log_mel(clip["partner"]).astype(np.float16))

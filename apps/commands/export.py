@@ -15,13 +15,16 @@ if TYPE_CHECKING:
     from engine.backends.base import Sampling
     from export.scenes import Scene
 
+_TRIED_BLOCKS = 5
 _ONNX_EXAMPLE = "example: visavis export onnx runs/student/model.safetensors -o assets/models/nano --int8"
 _PARITY_EXAMPLE = "example: visavis export parity runs/student/model.safetensors assets/models/nano --blocks 10 --json"
 
 
 def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add `export` and its two commands."""
-    export = subparsers.add_parser("export", help="make a model bundle of a checkpoint, or compare the two")
+    export = subparsers.add_parser(
+        "export", help="make a model bundle of a checkpoint, or compare the two", epilog=_ONNX_EXAMPLE
+    )
     commands = export.add_subparsers(dest="export_command", required=True, metavar="onnx|parity")
     _register_onnx(commands)
     _register_parity(commands)
@@ -55,6 +58,7 @@ def _register_parity(commands: argparse._SubParsersAction[argparse.ArgumentParse
     parity.add_argument("--backend", action="append", metavar="NAME", help="may be repeated (default: all installed)")
     parity.add_argument("--blocks", type=int, default=10, help="blocks to stream (default %(default)s)")
     _add_scene(parity)
+    parity.add_argument("--threads", type=int, default=2, help="CPU threads (default %(default)s)")
     parity.add_argument("--json", action="store_true", help="report as one JSON document")
     parity.set_defaults(handler=run_parity)
 
@@ -63,7 +67,6 @@ def _add_scene(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--portraits", type=Path, nargs="+", default=[], metavar="FILE", help="pictures to measure on")
     parser.add_argument("--voice", type=Path, metavar="FILE", help="recording to measure on")
     parser.add_argument("--size", type=int, default=256, help="side of the pictures (default %(default)s)")
-    parser.add_argument("--threads", type=int, default=2, help="CPU threads (default %(default)s)")
 
 
 def run_onnx(arguments: argparse.Namespace) -> int:
@@ -83,8 +86,7 @@ def run_onnx(arguments: argparse.Namespace) -> int:
         half=not arguments.float32,
         int8=arguments.int8,
         keep_checkpoint=arguments.keep_checkpoint,
-        scenes=() if arguments.untried else _scenes(arguments, sampling, blocks=10),
-        threads=arguments.threads,
+        scenes=() if arguments.untried else _scenes(arguments, sampling, blocks=_TRIED_BLOCKS),
     )
     exported = export_bundle(arguments.checkpoint, arguments.out, choices)
     trials = [{**asdict(trial), "passes": trial.passes} for trial in exported.trials]

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 _EXAMPLE = "example: visavis talk face.jpg voice.wav -o talk.mp4 --expression happy:0.6"
 _MAX_TRACK_BYTES = 1 << 20
+_FRAMES_AHEAD = 16
+"""Two blocks: one is generated while the other is encoded."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,11 +122,12 @@ def _film(
 ) -> float:
     """Write the frames as they come, with a progress bar; returns when the first one came."""
     from apps.media import Mp4Writer
+    from engine.ahead import run_ahead
 
     height, width = portrait.source.shape[:2] if arguments.whole else (arguments.size, arguments.size)
     first = 0.0
     with Mp4Writer(arguments.out, (width, height), sound.track, sound.track_rate_hz) as film:
-        for frame in _with_progress(frames, count):
+        for frame in _with_progress(run_ahead(frames, _FRAMES_AHEAD), count):
             first = first or perf_counter()
             film.write(portrait.paste(frame.image) if arguments.whole else frame.image)
     return first

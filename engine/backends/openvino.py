@@ -41,7 +41,7 @@ def open_backend(bundle: Bundle, threads: int | None = None) -> StagedBackend:
     native = core.get_property(_DEVICE, "OPTIMIZATION_CAPABILITIES")
     coarse = bundle.manifest.get(BF16_KEY, ()) if "BF16" in native else ()
     graphs = {}
-    for stage, path in stage_files(bundle).items():
+    for stage, path in stage_files(bundle, coarse).items():
         settings: dict[str, Any] = {
             "PERFORMANCE_HINT": "LATENCY",
             "INFERENCE_PRECISION_HINT": "bf16" if stage in coarse else "f32",

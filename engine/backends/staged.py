@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -24,9 +24,9 @@ WEIGHTS = "weights.bin"
 """One file for the weights of all graphs, since two of them share the denoiser's."""
 
 INT8_KEY = "int8_stages"
-"""Key of the manifest: stages whose quantised graph was found faster and near enough at export."""
+"""Key of the manifest: stages with a quantised graph that was found near enough and faster than float32."""
 BF16_KEY = "bf16_stages"
-"""Key of the manifest: stages that were found near enough when computed in bfloat16."""
+"""Key of the manifest: stages that were found near enough in bfloat16, and no slower than quantised."""
 
 Arrays = Mapping[str, NDArray[Any]]
 
@@ -37,14 +37,13 @@ class Graph(Protocol):
     def __call__(self, inputs: Arrays) -> Sequence[NDArray[Any]]: ...
 
 
-def stage_files(bundle: Bundle) -> dict[str, Path]:
-    """The verified graph of each stage, the quantised one where the bundle was found better with it.
-
-    Raises BundleCorruptError.
+def stage_files(bundle: Bundle, in_bf16: Collection[str] = ()) -> dict[str, Path]:
+    """The verified graph of each stage: the quantised one if there is one, unless the stage is computed in bfloat16,
+    which is nearer and no slower. Raises BundleCorruptError.
     """
     if WEIGHTS in bundle.files:
         bundle.file(WEIGHTS)
-    quantised = bundle.manifest.get(INT8_KEY, ())
+    quantised = set(bundle.manifest.get(INT8_KEY, ())) - set(in_bf16)
     files = {stage: f"{stage}.int8.onnx" if stage in quantised else f"{stage}.onnx" for stage in STAGES}
     if f"{ALIGNER}.onnx" in bundle.files:
         files[ALIGNER] = f"{ALIGNER}.onnx"

@@ -29,6 +29,14 @@ class DistanceBias(nn.Module):
         return self.table[:, index]
 
 
+class HeadNorm(nn.RMSNorm):
+    """RMSNorm in the type of its input: with a float32 weight, autocast would leave the fused kernel."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        assert self.weight is not None
+        return F.rms_norm(x, self.normalized_shape, self.weight.to(x.dtype), self.eps)
+
+
 class Attention(nn.Module):
     """Multi-head attention with normalised queries and keys, which keeps bf16 training stable."""
 
@@ -37,8 +45,8 @@ class Attention(nn.Module):
         self.heads = heads
         self.qkv = nn.Linear(width, 3 * width)
         self.out = nn.Linear(width, width)
-        self.norm_q = nn.RMSNorm(width // heads, eps=1e-6)
-        self.norm_k = nn.RMSNorm(width // heads, eps=1e-6)
+        self.norm_q = HeadNorm(width // heads, eps=1e-6)
+        self.norm_k = HeadNorm(width // heads, eps=1e-6)
 
     def project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """[B, T, D] to queries, keys, values [B, heads, T, D / heads]."""

@@ -56,19 +56,22 @@ class Decoded:
 
 
 class LatentEncoder(nn.Module):
-    """Picture [B, 3, 128, 128] in [-1, 1] to latent [B, C, 4, 4], normalised per sample to zero mean, unit variance."""
+    """Picture and reference [B, 3, 128, 128] in [-1, 1] to latent [B, C, 4, 4], of zero mean and unit variance each.
+
+    Seeing both, it can say what moved without first learning what every face looks like at rest.
+    """
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         w = config.encoder_widths
-        layers: list[nn.Module] = [downsample(3, w[0], 4, 3), ResidualBlock(w[0]), ResidualBlock(w[0])]
+        layers: list[nn.Module] = [downsample(6, w[0], 4, 3), ResidualBlock(w[0]), ResidualBlock(w[0])]
         for c_in, c_out in zip(w[:-1], w[1:], strict=True):
             layers += [downsample(c_in, c_out), ResidualBlock(c_out)]
         layers += [nn.GroupNorm(8, w[-1]), nn.SiLU(), nn.Conv2d(w[-1], config.latent_channels, 1)]
         self.layers = nn.Sequential(*layers)
 
-    def forward(self, image: Tensor) -> Tensor:
-        latent = self.layers(image).float()
+    def forward(self, image: Tensor, reference: Tensor) -> Tensor:
+        latent = self.layers(torch.cat((image, reference), 1)).float()
         return F.layer_norm(latent, latent.shape[1:])
 
 
@@ -197,14 +200,14 @@ class PortraitCodec(nn.Module):
         size = config.latent_channels * config.latent_grid**2
         self.probe = nn.Linear(size, probe_outputs) if probe_outputs else None
 
-    def encode(self, image: Tensor) -> Tensor:
-        """[B, 3, 128, 128] in [-1, 1] to [B, C, 4, 4]."""
-        return self.encoder(image)
+    def encode(self, image: Tensor, reference: Tensor) -> Tensor:
+        """Pictures of one person [B, 3, 128, 128] in [-1, 1] to [B, C, 4, 4]."""
+        return self.encoder(image, reference)
 
     def encode_reference(self, image: Tensor) -> ReferenceFeatures:
         """[B, 3, 128, 128] in [-1, 1], the canonical crop of the portrait."""
         fine, coarse = self.reference_encoder(image)
-        return ReferenceFeatures(self.encode(image), fine, coarse)
+        return ReferenceFeatures(self.encode(image, image), fine, coarse)
 
     def to_motion(self, latent: Tensor, reference: ReferenceFeatures) -> Tensor:
         """Absolute latent to what the diffusion model sees."""

@@ -103,16 +103,18 @@ class Block(nn.Module):
         nn.init.zeros_(self.modulation.bias)
 
     def modulate(self, condition: Tensor) -> tuple[Tensor, ...]:
-        """condition [B, F, D] to six modulations [B, F * tokens, D]."""
-        m = self.modulation(F.silu(condition)).repeat_interleave(self.tokens, 1)
-        return m.chunk(6, -1)
+        """condition [B, F, D] to six modulations [B, F, 1, D], shared by the tokens of a frame."""
+        return self.modulation(F.silu(condition))[:, :, None].chunk(6, -1)
 
     def before(self, x: Tensor, m: tuple[Tensor, ...]) -> tuple[Tensor, Tensor, Tensor]:
-        return self.attention.project(self.norm1(x) * (1 + m[1]) + m[0])
+        return self.attention.project((self._by_frame(self.norm1(x)) * (1 + m[1]) + m[0]).flatten(1, 2))
 
     def after(self, x: Tensor, attended: Tensor, m: tuple[Tensor, ...]) -> Tensor:
-        x = x + m[2] * attended
-        return x + m[5] * self.mlp(self.norm2(x) * (1 + m[4]) + m[3])
+        x = self._by_frame(x) + m[2] * self._by_frame(attended)
+        return (x + m[5] * self.mlp(self.norm2(x) * (1 + m[4]) + m[3])).flatten(1, 2)
+
+    def _by_frame(self, x: Tensor) -> Tensor:
+        return x.unflatten(1, (-1, self.tokens))
 
 
 class Denoiser(nn.Module):
@@ -158,9 +160,9 @@ class Denoiser(nn.Module):
         return x, self.reference_condition.expand(x.shape[0], 1, -1).to(x.dtype)
 
     def _head(self, x: Tensor, condition: Tensor) -> Tensor:
-        m = self.final_modulation(F.silu(condition)).repeat_interleave(self.config.frame_tokens, 1)
-        shift, scale = m.chunk(2, -1)
-        return self.from_tokens(self.final(self.final_norm(x) * (1 + scale) + shift)).float()
+        shift, scale = self.final_modulation(F.silu(condition))[:, :, None].chunk(2, -1)
+        frames = self.final_norm(x).unflatten(1, (-1, self.config.frame_tokens))
+        return self.from_tokens(self.final(frames * (1 + scale) + shift).flatten(1, 2)).float()
 
     def prefill_reference(self, reference: Tensor) -> tuple[Tensor, Tensor]:
         """Keys and values of the reference tokens, computed once per portrait.

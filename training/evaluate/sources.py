@@ -67,10 +67,11 @@ class _TorchPictures:
         portrait = to_tensor(clip.reference[None]).to(self.device)
         return self.model.codec.encode_reference(self._small(portrait)), portrait
 
-    def encode(self, images: Bytes) -> Tensor:
+    def encode(self, images: Bytes, portrait: Tensor) -> Tensor:
         starts = range(0, len(images), _DECODE_FRAMES)
-        parts = (to_tensor(images[i : i + _DECODE_FRAMES]).to(self.device) for i in starts)
-        return torch.cat([self.model.codec.encode(self._small(part)) for part in parts])
+        parts = (self._small(to_tensor(images[i : i + _DECODE_FRAMES]).to(self.device)) for i in starts)
+        small = self._small(portrait)
+        return torch.cat([self.model.codec.encode(part, small.expand(len(part), -1, -1, -1)) for part in parts])
 
     def decode(self, latents: Tensor, reference: ReferenceFeatures, portrait: Tensor) -> Bytes:
         out = []
@@ -100,7 +101,7 @@ class CodecOnly:
     def frames(self, clip: Clip) -> Bytes:
         with autocast(self._pictures.device):
             reference, portrait = self._pictures.reference(clip)
-            return self._pictures.decode(self._pictures.encode(clip.frames), reference, portrait)
+            return self._pictures.decode(self._pictures.encode(clip.frames, portrait), reference, portrait)
 
 
 class Checkpoint:

@@ -1,0 +1,205 @@
+"""Training stages on data small enough to know the answer."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch", reason="needs the train extra")
+
+from torch import nn  # noqa: E402
+
+from engine.audio.features import LOG_FLOOR  # noqa: E402
+from engine.model.audio import AudioEncoder  # noqa: E402
+from engine.model.config import TINY  # noqa: E402
+from engine.model.denoiser import Conditions, Denoiser  # noqa: E402
+from training.ema import Ema  # noqa: E402
+from training.generate import SamplingConfig, generate  # noqa: E402
+from training.latents import augment_mel  # noqa: E402
+from training.objectives.blocks import LegibleError, random_blocks, without_voice  # noqa: E402
+from training.objectives.consistency import ConsistencyConfig, ConsistencyDistillation  # noqa: E402
+from training.objectives.flow_matching import FlowMatching  # noqa: E402
+from training.run import Run, RunConfig, learning_rate  # noqa: E402
+
+FRAMES = 8
+
+
+class Regression(nn.Module):
+    """y = 3 x, from one weight."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(1, 1))
+
+    def forward(self, batch):
+        loss = (self.weight * batch["x"] - 3 * batch["x"]).square().mean()
+        return loss, {"weight": float(self.weight.detach())}
+
+
+def endless_x():
+    generator = torch.Generator().manual_seed(0)
+    while True:
+        yield {"x": torch.randn(16, 1, generator=generator)}
+
+
+def config(out: Path, **changes) -> RunConfig:
+    base = RunConfig(out=out, steps=30, minutes=1, lr=0.2, warmup=1, log_every=10, device="cpu", weight_decay=0.0)
+    return replace(base, **changes)
+
+
+def test_run_learns_logs_and_resumes(tmp_path: Path) -> None:
+    stage = Regression()
+    saved = []
+    Run(config(tmp_path, steps=60), stage, stage).train(endless_x(), on_save=saved.append)
+    assert abs(float(stage.weight) - 3) < 0.3
+    records = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    assert [r["step"] for r in records] == [10, 20, 30, 40, 50, 60]
+    assert records[-1]["loss"] < 0.1 * records[0]["loss"]
+    assert saved == [60]
+
+    again = Regression()
+    run = Run(config(tmp_path, steps=80), again, again)
+    assert run.step == 60 and float(again.weight) == pytest.approx(float(stage.weight))
+    assert run.optimizer.state_dict()["state"][0]["step"] == 60
+    run.train(endless_x())
+    assert run.step == 80
+
+
+def test_samples_are_drawn_with_averaged_weights(tmp_path: Path) -> None:
+    stage = Regression()
+    run = Run(config(tmp_path, steps=20, sample_every=20, ema=0.99), stage, stage)
+    seen = []
+    run.train(endless_x(), on_sample=lambda step: seen.append(float(stage.weight)))
+    assert seen[0] == pytest.approx(float(run.ema.shadow["weight"]))
+    assert seen[0] < float(stage.weight)
+
+
+def test_ema_follows_late_weights_in_short_runs() -> None:
+    module = nn.Linear(1, 1, bias=False)
+    with torch.no_grad():
+        module.weight.fill_(0.0)
+        ema = Ema(module, 0.9999)
+        module.weight.fill_(1.0)
+    for step in range(50):
+        ema.update(module, step)
+    assert float(ema.shadow["weight"]) > 0.9
+
+
+def test_learning_rate_warms_up_and_decays() -> None:
+    assert learning_rate(1.0, 0, 0.0, 10) == pytest.approx(0.1)
+    assert learning_rate(1.0, 50, 0.0, 10) == pytest.approx(1.0)
+    assert learning_rate(1.0, 50, 1.0, 10) == pytest.approx(0.02)
+
+
+def test_random_blocks_cover_every_frame_in_order() -> None:
+    for _ in range(20):
+        index = random_blocks(32, (1, 2, 4, 8, 12))
+        assert len(index) == 32 and index[0] == 0
+        assert set(index.diff().tolist()) <= {0, 1}
+
+
+def legible() -> LegibleError:
+    return LegibleError(nn.Linear(TINY.latent_channels * TINY.latent_grid**2, 5), torch.ones(()))
+
+
+def test_legible_error_is_the_probes_difference() -> None:
+    probe = nn.Linear(TINY.latent_channels * TINY.latent_grid**2, 5)
+    error = LegibleError(probe, torch.tensor(2.0))
+    a, b = (torch.randn(2, 3, TINY.latent_channels, 4, 4) for _ in range(2))
+    expected = (probe(2 * a.flatten(2)) - probe(2 * b.flatten(2))).square().sum(-1)
+    torch.testing.assert_close(error(a - b), expected, rtol=1e-4, atol=1e-4)
+
+
+def toy_batch(size: int = 12) -> dict[str, torch.Tensor]:
+    """Motion that a label decides: +1 everywhere while speaking, -1 while idle."""
+    state = torch.randint(0, 2, (size, 1)).expand(size, FRAMES) * 2
+    latent = (1.0 - state.float())[..., None, None, None].expand(-1, -1, TINY.latent_channels, 4, 4).clone()
+    windows = torch.full((size, FRAMES, TINY.audio_window, TINY.mel_bins), float(LOG_FLOOR))
+    return {
+        "latent": latent + 0.1 * torch.randn_like(latent),
+        "reference": torch.zeros(size, TINY.latent_channels, 4, 4),
+        "windows": windows,
+        "partner_windows": windows,
+        "state": state.clone(),
+        "expression": torch.zeros(size, FRAMES, 8),
+        "pose": torch.zeros(size, FRAMES, 5),
+    }
+
+
+def toy_conditions(denoiser: Denoiser, audio: AudioEncoder, size: int = 8) -> Conditions:
+    windows = torch.full((size * FRAMES, TINY.audio_window, TINY.mel_bins), float(LOG_FLOOR))
+    own = audio(windows).unflatten(0, (size, FRAMES))
+    state = torch.arange(size).remainder(2)[:, None].expand(size, FRAMES) * 2
+    zero = torch.zeros(size, FRAMES)
+    return Conditions(own, own, state, torch.zeros(size, FRAMES, 8), zero, torch.zeros(size, FRAMES, 5), zero)
+
+
+def fit(stage: nn.Module, trained: nn.Module, steps: int, lr: float) -> list[float]:
+    optimizer = torch.optim.AdamW(trained.parameters(), lr)
+    losses = []
+    for _ in range(steps):
+        loss, _ = stage(toy_batch())
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(float(loss))
+    return losses
+
+
+def test_teacher_and_student_learn_what_the_label_decides() -> None:
+    """The teacher generates the label's motion in 16 steps, the student distilled from it in 1 and in 2."""
+    torch.manual_seed(0)
+    denoiser, audio = Denoiser(TINY), AudioEncoder(TINY)
+    no_probe = LegibleError(nn.Linear(TINY.latent_channels * 16, 1), torch.zeros(()))
+    losses = fit(FlowMatching(denoiser, audio, no_probe, 1.0), nn.ModuleList((denoiser, audio)), 120, 3e-3)
+    assert np.mean(losses[-10:]) < 0.35 * losses[0]
+    given = toy_conditions(denoiser, audio)
+    wanted = (1.0 - given.state.float())[..., None, None, None]
+    reference = torch.zeros(8, TINY.latent_channels, 4, 4)
+
+    def error(model: Denoiser, how: SamplingConfig) -> float:
+        return float((generate(model, given, reference, how) - wanted).square().mean())
+
+    teacher_error = error(denoiser, SamplingConfig(steps=16, guidance=1.0, block=4))
+    assert teacher_error < 0.15
+
+    import copy
+
+    student = copy.deepcopy(denoiser)
+    before = error(student, SamplingConfig("consistency", 1, guidance=1.0, block=4))
+    stage = ConsistencyDistillation(
+        student, denoiser, audio, no_probe, 1.0, ConsistencyConfig(grid=8, guidance=1.0, target_decay=0.8)
+    )
+    fit(stage, student, 40, 1e-3)
+    for steps in (1, 2):
+        after = error(student, SamplingConfig("consistency", steps, guidance=1.0, block=4))
+        assert after < max(2 * teacher_error, before)
+
+
+def test_consistency_loss_of_a_still_flow_is_zero() -> None:
+    """A fresh denoiser's velocity is zero: then x_t maps to itself at every time and there is nothing to learn."""
+    denoiser = Denoiser(TINY)
+    stage = ConsistencyDistillation(denoiser, Denoiser(TINY), AudioEncoder(TINY), legible(), 1.0)
+    loss, _ = stage(toy_batch(4))
+    assert float(loss) == pytest.approx(0.0, abs=1e-6)
+
+
+def test_unconditional_branch_hides_voices_and_state_only() -> None:
+    denoiser, audio = Denoiser(TINY), AudioEncoder(TINY)
+    given = toy_conditions(denoiser, audio)
+    blind = without_voice(denoiser, given)
+    assert (blind.state == 3).all() and blind.pose is given.pose
+    torch.testing.assert_close(blind.audio[0, 0], denoiser.null_audio)
+
+
+def test_augmentation_keeps_silence_silent_or_noisy_but_never_lower() -> None:
+    rng = np.random.default_rng(0)
+    quiet = np.full((4, 32, 80), LOG_FLOOR, np.float32)
+    for _ in range(10):
+        assert (augment_mel(quiet, rng) >= LOG_FLOOR - 1e-4).all()
+    loud = quiet + 8
+    assert np.abs(augment_mel(loud, rng) - loud).max() > 0.1
