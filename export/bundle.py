@@ -7,14 +7,16 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import onnx
+from safetensors import SafetensorError
 
 from engine.backends.base import Sampling
 from engine.backends.staged import ALIGNER, STAGES, WEIGHTS
 from engine.backends.torch import CHECKPOINT, TorchBackend
 from engine.bundle import Bundle, read_bundle
-from engine.errors import BundleCorruptError, FileMissingError
+from engine.errors import BundleCorruptError, FileMissingError, UnreadableFileError
 from engine.model.avatar import AvatarModel, load_model
 from export.card import model_card
 from export.manifest import make_manifest, write_manifest
@@ -63,7 +65,7 @@ def export_bundle(checkpoint: Path, out: Path, choices: Choices) -> Exported:
     for path in (checkpoint, choices.aligner):
         if path is not None and not path.is_file():
             raise FileMissingError(f"there is no file {path}")
-    model, meta = load_model(checkpoint)
+    model, meta = _load(checkpoint)
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as scratch:
         folder = Path(scratch) / out.name
@@ -84,6 +86,13 @@ def export_bundle(checkpoint: Path, out: Path, choices: Choices) -> Exported:
         verify(read_bundle(folder))
         replace_folder(folder, out)
     return Exported(read_bundle(out), trials)
+
+
+def _load(checkpoint: Path) -> tuple[AvatarModel, dict[str, Any]]:
+    try:
+        return load_model(checkpoint)
+    except (SafetensorError, RuntimeError, KeyError, TypeError, ValueError) as error:
+        raise UnreadableFileError(f"{checkpoint} is no checkpoint that this version can load: {error}") from error
 
 
 def _try_precisions(model: AvatarModel, bundle: Bundle, choices: Choices) -> list[Trial]:

@@ -362,3 +362,7 @@ def test_command_reports_a_miss(case: Case, tmp_path: Path, capsys: pytest.Captu
 def test_command_refuses_what_is_not_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["export", "onnx", str(tmp_path / "none.safetensors"), "-o", str(tmp_path / "out")]) == 3
     assert "there is no checkpoint" in capsys.readouterr().err
+    (tmp_path / "text.safetensors").write_text("not weights")
+    assert main(["export", "onnx", str(tmp_path / "text.safetensors"), "-o", str(tmp_path / "out")]) == 3
+    assert "unreadable_file" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()

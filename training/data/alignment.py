@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from training.data.truth import Floats
 
-SILENT_TOKENS = frozenset(";:,.!?—…\"“”()")
+SILENT_TOKENS = frozenset(';:,.!?—…"“”()')
 STRESS_LEVEL: dict[str, int] = {"ˈ": 2, "ˌ": 1}
 IPA_OF_TOKEN: dict[str, str] = {
     "A": "eɪ", "I": "aɪ", "O": "oʊ", "W": "aʊ", "Y": "ɔɪ", "Q": "əʊ", "ʤ": "dʒ", "ʧ": "tʃ", "T": "ɾ", "ᵊ": "ə",
@@ -40,6 +40,7 @@ class TimedPhone:
     stress: int = 0
     first: bool = False
     last: bool = False
+
 
 def align(
     tokens: str, durations_s: NDArray[np.float64], audio: Floats, rate_hz: float, lead_s: float

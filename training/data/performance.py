@@ -105,9 +105,7 @@ def speak(
     return _act(rng, _Plot(turns, track, VoiceTrack(), curve, _draw_style(rng)), frames, meta)
 
 
-def _cast(
-    rng: np.random.Generator, split: str, cache: Path | None, kokoro_share: float
-) -> tuple[Speaker, Speaker]:
+def _cast(rng: np.random.Generator, split: str, cache: Path | None, kokoro_share: float) -> tuple[Speaker, Speaker]:
     """The own voice and another one for the partner."""
     wants = rng.random(2) < kokoro_share
     picks = rng.random(2)
