@@ -79,7 +79,7 @@ def measure_denoiser(model: AvatarModel, batch: Batch, how: SamplingConfig, devi
     }
 
 
-def test_batch(clips: LatentClips, size: int = 48) -> Batch:
+def test_batch(clips: LatentClips, size: int = 24) -> Batch:
     frames = min(_TEST_FRAMES, min(clips.frames(i) for i in range(len(clips))))
     return SequenceBatches(clips, frames, size, 1, augment=False).draw()
 

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 
 from engine.errors import ExtraMissingError
 
 _EXAMPLE = """examples:
+  visavis train all --size base --assets ASSETS --clips 6000 --workers 16 --minutes 600 --batch 96 --out runs/base
+                        (everything, from drawing clips to the student; on a GPU this is how `base` is trained)
   visavis train audio   --out runs/audio --minutes 10
   visavis train codec   --data data/train --test data/test --start runs/audio/model.safetensors --out runs/codec
   visavis train teacher --data data/train --test data/test --start runs/codec/model.safetensors --out runs/teacher
@@ -32,7 +35,24 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     distill.add_argument("--guidance", type=float, default=1.5, help="guidance scale baked into the student")
     _with_data(_stage(stages, "probe", "measuring instrument of `visavis evaluate`", batch=64, lr=1e-3, minutes=5))
     _with_data(_stage(stages, "aligner", "face points of a rough crop, for portraits", batch=64, lr=1e-3, minutes=5))
+    _all(stages)
     parser.set_defaults(handler=run)
+
+
+def _all(stages: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = stages.add_parser("all", help="every stage, from drawing clips to the student")
+    add = parser.add_argument
+    add("--out", type=Path, required=True, help="folder of everything; the same command continues an interrupted run")
+    add("--size", default="nano", choices=("tiny", "nano", "base"), help="model size (default %(default)s)")
+    add("--assets", type=Path, help="folder with portraits, skins and hair; without it plain heads only")
+    add("--clips", type=int, default=800, help="training clips to make (default %(default)s)")
+    add("--seconds", type=float, default=4.0, help="length of a clip (default %(default)s)")
+    add("--hours", type=float, default=2.0, help="hours of speech for the audio encoder (default %(default)s)")
+    add("--workers", type=int, default=2, help="processes that draw and speak (default %(default)s)")
+    add("--minutes", type=float, default=120.0, help="training time, shared by the stages (default %(default)s)")
+    add("--batch", type=int, default=24, help="batch per process (default %(default)s)")
+    add("--seed", type=int, default=0)
+    add("--device", default="auto", help="auto, cpu, cuda")
 
 
 def _stage(
@@ -75,6 +95,8 @@ def run(args: argparse.Namespace) -> int:
     except ImportError as error:
         raise ExtraMissingError(f"{error}; training needs more: pip install 'visavis[train]'") from error
 
+    if args.stage == "all":
+        return _run_all(args)
     config = RunConfig(
         out=args.out, steps=args.steps, minutes=args.minutes, batch=args.batch, lr=args.lr, seed=args.seed,
         device=args.device, threads=args.threads, sample_every=args.sample_every,
@@ -84,6 +106,16 @@ def run(args: argparse.Namespace) -> int:
         "probe": _run_instrument, "aligner": _run_instrument,
     }  # fmt: skip
     stages[args.stage](args, config)
+    return 0
+
+
+def _run_all(args: argparse.Namespace) -> int:
+    from training.pipeline import PipelineConfig, train_all
+
+    names = ("out", "size", "assets", "clips", "seconds", "workers", "hours", "minutes", "batch", "seed", "device")
+    config = PipelineConfig(**{name: getattr(args, name) for name in names})
+    student = train_all(config, lambda stage: print(f"stage: {stage}", file=sys.stderr))
+    print(f"student: {student}\nnext: visavis export onnx {student} -o assets/models/{config.size}")
     return 0
 
 
