@@ -82,7 +82,7 @@ def gradient_loss(a: Tensor, b: Tensor, weight: Tensor, scales: int = 3) -> Tens
     return total / scales
 
 
-def _probe_emphasis(mouth: float = 4.0) -> Tensor:
+def probe_emphasis(mouth: float = 4.0) -> Tensor:
     """Weight [PROBE_OUTPUTS] of each probe output: what moves when people talk counts more."""
     units = [mouth if name.startswith(("jaw", "mouth", "eyeBlink")) else 1.0 for name in ARKIT_UNITS]
     points = [mouth if name.startswith(("lip", "mouth", "lid")) else 1.0 for name in LANDMARKS for _ in "xy"]
@@ -96,7 +96,7 @@ class CodecStage(nn.Module):
         super().__init__()
         self.codec, self.weights = codec, weights
         self.emphasis: Tensor
-        self.register_buffer("emphasis", _probe_emphasis())
+        self.register_buffer("emphasis", probe_emphasis())
 
     def forward(self, batch: Batch) -> tuple[Tensor, dict[str, float]]:
         w, image = self.weights, batch["image"]

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from engine.model.avatar import AvatarModel, load_model, save_model
 from engine.portrait.landmarks import INDEX
-from training.codec import LANDMARK_SCALE, correlation
+from training.codec import LANDMARK_SCALE, correlation, probe_emphasis
 from training.data.loading import ClipSequences
 from training.data.truth import ARKIT_UNITS
 from training.generate import STUDENT_SAMPLING, TEACHER_SAMPLING, SamplingConfig, generate
@@ -119,7 +119,7 @@ def train_teacher(clips: LatentClips, held_out: LatentClips, config: RunConfig, 
     if not _scaled(model):
         model.codec.latent_scale.fill_(clips.motion_scale())
     scale = float(model.codec.latent_scale)
-    legible = LegibleError(model.codec.probe, model.codec.latent_scale)
+    legible = LegibleError(model.codec.probe, model.codec.latent_scale, probe_emphasis())
     stage = FlowMatching(model.denoiser, model.audio, legible, scale)
     trained = nn.ModuleDict({"denoiser": model.denoiser, "audio": model.audio})
     run = Run(config, stage, trained)
@@ -141,7 +141,7 @@ def train_consistency(
     assert model.codec.probe is not None
     teacher = copy.deepcopy(model.denoiser).eval()
     scale = float(model.codec.latent_scale)
-    legible = LegibleError(model.codec.probe, model.codec.latent_scale)
+    legible = LegibleError(model.codec.probe, model.codec.latent_scale, probe_emphasis())
     stage = ConsistencyDistillation(model.denoiser, teacher, model.audio, legible, scale, how)
     run = Run(config, stage, model.denoiser)
     model.codec.to(run.device)

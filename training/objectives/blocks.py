@@ -81,10 +81,14 @@ class LegibleError(nn.Module):
     Latent distance alone gives the mouth no more weight than a cheek; what people watch is what the probe predicts.
     """
 
-    def __init__(self, probe: nn.Linear, latent_scale: Tensor) -> None:
+    def __init__(self, probe: nn.Linear, latent_scale: Tensor, emphasis: Tensor | None = None) -> None:
+        """emphasis: weight of each probe output's squared error, 1 each when None."""
         super().__init__()
+        weight = probe.weight.detach().float() * latent_scale.float()
+        if emphasis is not None:
+            weight = weight * emphasis.to(weight.device).sqrt()[:, None]
         self.weight: Tensor
-        self.register_buffer("weight", probe.weight.detach().float() * latent_scale.float())
+        self.register_buffer("weight", weight)
 
     def forward(self, error: Tensor) -> Tensor:
         """error [B, F, C, G, G] to [B, F]."""

@@ -40,7 +40,7 @@ class ConsistencyConfig:
     target_decay: float = 0.95
     huber: float = 1e-3
     context_noise: float = 0.15
-    legible: float = 0.3
+    legible: float = 2.0
 
 
 class ConsistencyDistillation(nn.Module):
