@@ -81,9 +81,9 @@ def test_every_error_has_its_own_code() -> None:
     tree = below(AvatarError)
     codes = [kind.code for kind in tree]
     assert len(set(codes)) == len(codes)
-    assert all(
-        code in (engine.errors.__doc__ or "") for kind in tree for code in [kind.code] if not kind.__subclasses__()
-    )
+    # Packages may add their own below this tree; those drawn in its docstring are the ones defined beside it.
+    leaves = [kind for kind in tree if not kind.__subclasses__() and kind.__module__ == "engine.errors"]
+    assert [kind.code for kind in leaves if kind.code not in (engine.errors.__doc__ or "")] == []
 
 
 def test_voice_activity_finds_speech_in_a_noisy_room() -> None:
