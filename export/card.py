@@ -63,6 +63,10 @@ def _millions(count: int) -> str:
     return f"{count / 1e6:.1f} M"
 
 
+def _short(value: float | str) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
 def _table(metrics: Mapping[str, Any]) -> str:
-    rows = [f"| {name} | {value} |" for name, value in metrics.items() if isinstance(value, (int, float, str))]
+    rows = [f"| {name} | {_short(value)} |" for name, value in metrics.items() if isinstance(value, (int, float, str))]
     return "\n".join(["| what | value |", "|---|---|", *rows]) if rows else "Nothing yet."

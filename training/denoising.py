@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from engine.model.avatar import AvatarModel, load_model, save_model
 from engine.portrait.landmarks import INDEX
-from training.codec import LANDMARK_SCALE, correlation, probe_emphasis
+from training.codec import LANDMARK_SCALE, correlation, probe_emphasis, to_tensor
 from training.data.loading import ClipSequences
 from training.data.truth import ARKIT_UNITS
 from training.generate import STUDENT_SAMPLING, TEACHER_SAMPLING, SamplingConfig, generate
@@ -81,7 +81,8 @@ def measure_denoiser(model: AvatarModel, batch: Batch, how: SamplingConfig, devi
 
 def test_batch(clips: LatentClips, size: int = 24) -> Batch:
     frames = min(_TEST_FRAMES, min(clips.frames(i) for i in range(len(clips))))
-    return SequenceBatches(clips, frames, size, 1, augment=False).draw()
+    batch = SequenceBatches(clips, frames, size, 1, augment=False).draw()
+    return batch | {"portrait": to_tensor(clips.portrait[batch["clip"].numpy()])}
 
 
 def _callbacks(
@@ -89,6 +90,7 @@ def _callbacks(
 ) -> tuple[Callable[[int], None], Callable[[int], None]]:
     def on_sample(step: int) -> None:
         run.log({f"test_{k}": v for k, v in measure_denoiser(model, test, how, run.device).items()})
+        sample_sheet(model, test, how, run.config.out / f"samples-{step:06d}.png", run.device)
 
     def on_save(step: int) -> None:
         measured = measure_denoiser(model, test, how, run.device)
@@ -152,17 +154,14 @@ def train_consistency(
 
 
 @torch.no_grad()
-def sample_sheet(model: AvatarModel, batch: Batch, how: SamplingConfig, path: Path, portraits: Tensor) -> None:
-    """Every fourth frame of the first four test sequences, decoded at 128; portraits [B, 3, 128, 128]."""
-    device = next(model.parameters()).device
+def sample_sheet(model: AvatarModel, batch: Batch, how: SamplingConfig, path: Path, device: torch.device) -> None:
+    """Every fourth frame of the first four test sequences, decoded at 128."""
     part = {k: v[:4].to(device) for k, v in batch.items()}
     own, partner = encode_voices(model.audio, part)
     motion = generate(model.denoiser, conditions(model.denoiser, own, partner, part, None), part["reference"], how)
     rows = []
-    for i in range(len(motion)):
-        picked = motion[i, ::4]
-        portrait = portraits[i : i + 1].to(device)
-        reference = model.codec.encode_reference(portrait).expand(len(picked))
-        latent = model.codec.from_motion(picked, reference)
-        rows.append(model.codec.decode(latent, reference, portrait.expand(len(picked), -1, -1, -1)).image)
+    for frames, portrait in zip(motion[:, ::4], part["portrait"], strict=True):
+        reference = model.codec.encode_reference(portrait[None]).expand(len(frames))
+        latent = model.codec.from_motion(frames, reference)
+        rows.append(model.codec.decode(latent, reference, portrait.expand(len(frames), -1, -1, -1)).image)
     save_grid(rows, path)

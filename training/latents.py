@@ -26,7 +26,8 @@ class LatentClips:
 
     latent [N, C, G, G] absolute; reference [R, C, G, G]; mel, partner_mel [4 N, 80]; state [N]; expression [N, 8];
     head [N, 3]; gaze [N, 2]; units [N, 52]; landmarks [N, 28, 2]; reference_landmarks [R, 28, 2];
-    has_partner [R].
+    portrait uint8 [R, 128, 128, 3],
+    the reference picture.
     """
 
     start: Array
@@ -41,7 +42,7 @@ class LatentClips:
     units: Array
     landmarks: Array
     reference_landmarks: Array
-    has_partner: Array
+    portrait: Array
 
     def __len__(self) -> int:
         return len(self.reference)
@@ -72,6 +73,7 @@ class LatentClips:
         mel_rows = slice(MELS_PER_FRAME * int(self.start[clip]), MELS_PER_FRAME * int(self.start[clip + 1]))
         row = slice(a, a + frames)
         return {
+            "clip": np.array(clip, np.int64),
             "latent": self.latent[row],
             "reference": self.reference[clip],
             "windows": frame_windows(self.mel[mel_rows].astype(np.float32), first, frames),
@@ -103,17 +105,15 @@ def encode_clips(codec: PortraitCodec, clips: ClipSequences, device: torch.devic
         mels.append(log_mel(clip["voice"]).astype(np.float16))
         partners.append(log_mel(clip["partner"]).astype(np.float16))
     counts = [len(x) for x in latents]
-    labels = {k: np.concatenate([clips.clip(i)[k] for i in range(len(clips))]) for k in _LABELS}
-    quiet = [bool((p > LOG_FLOOR + 0.5).any()) for p in partners]
+    labels = {k: np.array(clips.array(k)) for k in _LABELS}
     return LatentClips(
         start=np.concatenate(([0], np.cumsum(counts))).astype(np.int64),
         latent=np.concatenate(latents), reference=np.stack(references), mel=np.concatenate(mels),
-        partner_mel=np.concatenate(partners), has_partner=np.array(quiet),
-        reference_landmarks=np.stack([clips.clip(i, 0, 1)["reference_landmarks"] for i in range(len(clips))]), **labels,
+        partner_mel=np.concatenate(partners), portrait=np.array(clips.references), **labels,
     )  # fmt: skip
 
 
-_LABELS = ("state", "expression", "head", "gaze", "units", "landmarks")
+_LABELS = ("state", "expression", "head", "gaze", "units", "landmarks", "reference_landmarks")
 
 
 def augment_mel(windows: NDArray[np.float32], rng: np.random.Generator) -> NDArray[np.float32]:
