@@ -89,14 +89,23 @@ def stages(model: AvatarModel, frames: int = 3) -> list[Stage]:
     denoise = _denoise_inputs(config, frames, keys, values)
     motion = torch.zeros(frames, config.latent_channels, config.latent_grid, config.latent_grid)
     decode = {"latents": motion, "latent": latent, "fine": fine, "coarse": coarse}
-    per_frame: dict[str, Axes] = {k: {1: "frames"} for k in denoise if not k.startswith(("timestep", "cache"))}
+    varying = {k: _denoise_axes(k) for k in denoise}
     return [
         Stage("reference", reference, {"image": image}, ("latent", "fine", "coarse", "keys", "values"), {}),
         Stage("audio", model.audio, {"windows": torch.zeros(frames, config.audio_window, config.mel_bins)},
               ("embeddings",), {"windows": {0: "frames"}}),
-        Stage("denoise", DenoiseStage(model), denoise, ("velocity", "keys", "values"), per_frame),
+        Stage("denoise", DenoiseStage(model), denoise, ("velocity", "keys", "values"), varying),
         Stage("decode", DecodeStage(model), decode, ("displacement", "paint"), {"latents": {0: "frames"}}),
     ]  # fmt: skip
+
+
+def _denoise_axes(name: str) -> Axes:
+    """Sessions that share a call, and frames of the block."""
+    if name in ("timestep", "cache_valid"):
+        return {0: "sessions"}
+    if name.startswith("cache"):
+        return {1: "sessions"}
+    return {0: "sessions", 1: "frames"}
 
 
 def _denoise_inputs(config: ModelConfig, frames: int, keys: Tensor, values: Tensor) -> dict[str, Tensor]:
@@ -118,5 +127,5 @@ def _denoise_inputs(config: ModelConfig, frames: int, keys: Tensor, values: Tens
         **{f.name: getattr(conditions, f.name) for f in fields(conditions)},
         "cache_keys": cache,
         "cache_values": torch.cat((values, context), 3),
-        "cache_valid": torch.ones(cache.shape[3]),
+        "cache_valid": torch.ones(1, cache.shape[3]),
     }

@@ -66,7 +66,7 @@ def test_consistency_sampling_with_an_exact_function_is_exact_in_one_step() -> N
 def test_block_loop_runs_on_numpy_with_an_immutable_cache() -> None:
     keys = rng.normal(size=(2, 1, 2, 4, 3)).astype(np.float32)
     cache = Cache.start(keys, keys.copy(), context_slots=8)
-    np.testing.assert_array_equal(cache.valid, [1] * 4 + [0] * 8)
+    np.testing.assert_array_equal(cache.valid, [[1] * 4 + [0] * 8])
 
     def model(x, t, k, v, valid):
         fresh = np.full((2, 1, 2, 4, 3), float(x.mean()), np.float32)
@@ -75,11 +75,49 @@ def test_block_loop_runs_on_numpy_with_an_immutable_cache() -> None:
     noise = rng.normal(size=(1, 1, 2, 2, 2)).astype(np.float32)
     latents, after = generate_block(model, euler, noise, timesteps(2), cache)
     np.testing.assert_allclose(latents, noise * 0.95 * 0.95, rtol=1e-6)
-    np.testing.assert_array_equal(after.valid, [1] * 4 + [0] * 4 + [1] * 4)
-    np.testing.assert_array_equal(cache.valid, [1] * 4 + [0] * 8)
+    np.testing.assert_array_equal(after.valid, [[1] * 4 + [0] * 4 + [1] * 4])
+    np.testing.assert_array_equal(cache.valid, [[1] * 4 + [0] * 8])
     np.testing.assert_array_equal(after.keys[:, :, :, :4], keys)
 
 
 def test_diffusion_loads_no_torch() -> None:
     code = "import sys, engine.diffusion.rollout, engine.diffusion.sampler; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_taking_back_leaves_what_was_before_and_less_context() -> None:
+    keys = np.ones((2, 1, 2, 4, 3), np.float32)
+    cache = Cache.start(keys, keys, 8)
+    fresh = [np.full((2, 1, 2, 4, 3), float(i), np.float32) for i in (2, 3, 4)]
+    for block in fresh:
+        cache = cache.append(block, block)
+    back = cache.take_back(4)
+    np.testing.assert_array_equal(back.keys[0, 0, 0, :, 0], [1] * 4 + [0] * 4 + [3] * 4)
+    np.testing.assert_array_equal(back.valid, [[1] * 4 + [0] * 4 + [1] * 4])
+    np.testing.assert_array_equal(cache.take_back(99).valid, [[1] * 4 + [0] * 8])
+    np.testing.assert_array_equal(cache.take_back(0).keys, cache.keys)
+
+
+def test_join_and_split_are_inverse() -> None:
+    random = np.random.default_rng(0)
+    caches = [
+        Cache.start(*(random.standard_normal((2, 1, 2, 4, 3)).astype(np.float32) for _ in range(2)), 8)
+        for _ in range(3)
+    ]
+    for a, b in zip(caches, Cache.join(caches).split(), strict=True):
+        np.testing.assert_array_equal(a.keys, b.keys)
+        np.testing.assert_array_equal(a.values, b.values)
+        np.testing.assert_array_equal(a.valid, b.valid)
+
+
+def test_ema_sink_takes_in_what_leaves_and_nothing_before_the_context_is_full() -> None:
+    reference = np.ones((1, 1, 1, 2, 1), np.float32)
+    cache = Cache.start(reference, reference, 4)
+    for value in (2.0, 3.0):
+        cache = cache.append(np.full_like(reference, value), np.full_like(reference, value), sink_decay=0.9)
+        np.testing.assert_array_equal(cache.keys[0, 0, 0, :2, 0], [1, 1])
+    fresh = np.full((1, 1, 1, 4, 1), 9.0, np.float32)
+    sunk = cache.append(fresh, fresh, sink_decay=0.9)
+    expected = (1 * 0.9 + 2 * 0.1) * 0.9 + 3 * 0.1
+    np.testing.assert_allclose(sunk.keys[0, 0, 0, :, 0], [expected] * 2 + [9] * 4, rtol=1e-6)
+    np.testing.assert_array_equal(cache.append(fresh, fresh).keys[0, 0, 0, :2, 0], [1, 1])

@@ -4,7 +4,8 @@ The runtime knows these names and shapes and nothing else; a backend (ONNX Runti
 compute them. All state (caches, noise, position) is outside, in `engine.diffusion.rollout`, so that a backend can serve
 any number of sessions. Imports no torch.
 
-Axes: F frames, C latent channels, G latent grid side, D audio width, L layers, H heads, S cache slots, P pixels a side.
+Axes: B sessions, F frames, C latent channels, G latent grid side, D audio width, L layers, H heads, S cache slots,
+P pixels a side.
 Float arrays are float32.
 """
 
@@ -44,6 +45,8 @@ class Sampling:
     block_frames: int = 8
     context_time: float = 0.0
     """Noise level that clean context claims, as in training."""
+    sink_decay: float = 1.0
+    """How the reference's cache slots take in what leaves the context, see Cache.append; 1 keeps them as they are."""
 
     @staticmethod
     def from_dict(values: Mapping[str, Any]) -> Sampling:
@@ -54,7 +57,9 @@ class Sampling:
 
 
 class Backend(Protocol):
-    """One loaded model. Methods may be called from one thread at a time; they keep nothing between calls."""
+    """One loaded model. Each method is called from one thread at a time, but `decode` may run beside the others; they
+    keep nothing between calls.
+    """
 
     @property
     def name(self) -> str: ...
@@ -96,10 +101,10 @@ class Backend(Protocol):
     ) -> tuple[Floats, Floats, Floats]:
         """Velocity of the flow at `timestep` for one block, and the block's own keys and values.
 
-        latents [1, F, C, G, G]; timestep [1]; audio, listening [1, F, D]; state [1, F] (3 = unknown);
-        expression [1, F, 8] with expression_given [1, F]; pose [1, F, 5] degrees with pose_given [1, F];
-        cache_keys, cache_values [L, 1, H, S, head_width]; cache_valid [S].
-        Returns velocity [1, F, C, G, G], keys and values [L, 1, H, F * tokens, head_width].
+        latents [B, F, C, G, G]; timestep [B]; audio, listening [B, F, D]; state [B, F] (3 = unknown);
+        expression [B, F, 8] with expression_given [B, F]; pose [B, F, 5] degrees with pose_given [B, F];
+        cache_keys, cache_values [L, B, H, S, head_width]; cache_valid [B, S]. B sessions share one call.
+        Returns velocity [B, F, C, G, G], keys and values [L, B, H, F * tokens, head_width].
         """
         ...
 

@@ -95,7 +95,7 @@ def _denoise_inputs(backend: Backend, reference: Mapping[str, NDArray[Any]]) -> 
         "pose_given": np.zeros((1, n), np.float32),
         "cache_keys": keys,
         "cache_values": keys,
-        "cache_valid": np.ones(keys.shape[3], np.float32),
+        "cache_valid": np.ones((1, keys.shape[3]), np.float32),
     }
 
 

@@ -67,9 +67,9 @@ class MockBackend:
         smile = expression[:, :, EXPRESSIONS.index("happy")] * expression_given
         wanted[:, :, 1] = smile[:, :, None, None]
         # x_t = (1 - t) x0 + t eps and v = eps - x0, so v = (x_t - x0) / t; at t = 0 only keys and values are wanted.
-        t = float(timestep[0])
-        velocity = (latents - wanted) / t if t > 0 else np.zeros_like(latents)
-        fresh = np.zeros(self._cache_shape(latents.shape[1]), np.float32)
+        t = timestep[:, None, None, None, None]
+        velocity = np.where(t > 0, (latents - wanted) / np.maximum(t, np.float32(1e-6)), np.float32(0))
+        fresh = np.zeros(self._cache_shape(latents.shape[1], len(latents)), np.float32)
         return velocity, fresh, fresh
 
     def decode(self, latents: Floats, reference: Reference, portrait: Floats) -> NDArray[np.uint8]:
@@ -80,9 +80,9 @@ class MockBackend:
     def close(self) -> None:
         pass
 
-    def _cache_shape(self, frames: int) -> tuple[int, ...]:
+    def _cache_shape(self, frames: int, sessions: int = 1) -> tuple[int, ...]:
         c = self.config
-        return (c.depth, 1, c.heads, frames * c.frame_tokens, c.head_width)
+        return (c.depth, sessions, c.heads, frames * c.frame_tokens, c.head_width)
 
 
 def _to_pixels(portrait: Floats) -> NDArray[np.uint8]:

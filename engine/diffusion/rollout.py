@@ -22,7 +22,7 @@ class BlockModel(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Cache:
-    """Keys and values [L, B, heads, S, head_width] and valid [S]; S = reference slots, then context, newest last.
+    """Keys and values [L, B, heads, S, head_width] and valid [B, S]; S = reference slots, then context, newest last.
 
     Immutable: `append` returns the next one, so an interrupted block leaves nothing behind.
     """
@@ -38,13 +38,36 @@ class Cache:
         xp = namespace(keys)
         reference_slots = int(keys.shape[3])
         hole = xp.zeros_like(keys[:, :, :, :1]).repeat(*_repeats(xp, context_slots))
-        valid = xp.concatenate([xp.ones_like(keys[0, 0, 0, :, 0]), xp.zeros_like(hole[0, 0, 0, :, 0])])
+        valid = xp.concatenate([xp.ones_like(keys[0, :, 0, :, 0]), xp.zeros_like(hole[0, :, 0, :, 0])], axis=1)
         return Cache(
             xp.concatenate([keys, hole], axis=3), xp.concatenate([values, hole], axis=3), valid, reference_slots
         )
 
-    def append(self, keys: Any, values: Any) -> Cache:
-        """Push a block's keys and values [L, B, heads, F * tokens, head_width]; the oldest context leaves."""
+    def append(self, keys: Any, values: Any, sink_decay: float = 1.0) -> Cache:
+        """Push a block's keys and values [L, B, heads, F * tokens, head_width]; the oldest context leaves.
+
+        sink_decay: below 1, what leaves is not lost but averaged into the reference's slots, which then are an EMA-Sink
+        (Reward Forcing, arXiv 2512.04678): sink = decay sink + (1 - decay) leaving, once a frame.
+        """
+        sunk = self if sink_decay == 1.0 else self._sink(int(keys.shape[3]), sink_decay)
+        return sunk._push(keys, values)
+
+    def _sink(self, leaving: int, decay: float) -> Cache:
+        r = self.reference_slots
+        leaving = min(leaving, int(self.keys.shape[3]) - r)
+        frames = leaving // r
+
+        def blend(old: Any, index: int) -> Any:
+            share = (1 - decay) * self.valid[:, r * (1 + index) : r * (2 + index)][None, :, None, :, None]
+            return old[:, :, :, :r] * (1 - share) + old[:, :, :, r * (1 + index) : r * (2 + index)] * share
+
+        xp, keys, values = namespace(self.keys), self.keys, self.values
+        for index in range(frames):
+            keys = xp.concatenate([blend(keys, index), keys[:, :, :, r:]], axis=3)
+            values = xp.concatenate([blend(values, index), values[:, :, :, r:]], axis=3)
+        return Cache(keys, values, self.valid, r)
+
+    def _push(self, keys: Any, values: Any) -> Cache:
         xp, r, new = namespace(self.keys), self.reference_slots, int(keys.shape[3])
         context = int(self.keys.shape[3]) - r
 
@@ -52,9 +75,44 @@ class Cache:
             kept = xp.concatenate([old[:, :, :, r:], fresh], axis=3)[:, :, :, -context:]
             return xp.concatenate([old[:, :, :, :r], kept], axis=3)
 
-        filled = xp.concatenate([self.valid[r:], xp.ones_like(keys[0, 0, 0, :, 0])])[-context:]
+        filled = xp.concatenate([self.valid[:, r:], xp.ones_like(keys[0, :, 0, :, 0])], axis=1)[:, -context:]
         assert new > 0
-        return Cache(push(self.keys, keys), push(self.values, values), xp.concatenate([self.valid[:r], filled]), r)
+        valid = xp.concatenate([self.valid[:, :r], filled], axis=1)
+        return Cache(push(self.keys, keys), push(self.values, values), valid, r)
+
+    def take_back(self, slots: int) -> Cache:
+        """Without its newest `slots` of context, for frames that were made but never shown. What they had pushed out is
+        gone, so the context is shorter until it fills again.
+        """
+        xp, r = namespace(self.keys), self.reference_slots
+        context = int(self.keys.shape[3]) - r
+        kept = context - min(slots, context)
+
+        def shift(old: Any) -> Any:
+            hole = xp.zeros_like(old[:, :, :, r + kept :])
+            return xp.concatenate([old[:, :, :, :r], hole, old[:, :, :, r : r + kept]], axis=3)
+
+        hole = xp.zeros_like(self.valid[:, r + kept :])
+        valid = xp.concatenate([self.valid[:, :r], hole, self.valid[:, r : r + kept]], axis=1)
+        return Cache(shift(self.keys), shift(self.values), valid, r)
+
+    @staticmethod
+    def join(caches: Sequence[Cache]) -> Cache:
+        """Caches of several sessions as one batch; all have the same shape."""
+        xp = namespace(caches[0].keys)
+        return Cache(
+            xp.concatenate([c.keys for c in caches], axis=1),
+            xp.concatenate([c.values for c in caches], axis=1),
+            xp.concatenate([c.valid for c in caches], axis=0),
+            caches[0].reference_slots,
+        )
+
+    def split(self) -> list[Cache]:
+        """Inverse of join: one cache for each row of the batch."""
+        return [
+            Cache(self.keys[:, i : i + 1], self.values[:, i : i + 1], self.valid[i : i + 1], self.reference_slots)
+            for i in range(len(self.valid))
+        ]
 
 
 def _repeats(xp: ModuleType, slots: int) -> tuple[Any, ...]:
@@ -63,12 +121,18 @@ def _repeats(xp: ModuleType, slots: int) -> tuple[Any, ...]:
 
 
 def generate_block(
-    model: BlockModel, sampler: Sampler, noise: Any, times: Sequence[float], cache: Cache, context_time: float = 0.0
+    model: BlockModel,
+    sampler: Sampler,
+    noise: Any,
+    times: Sequence[float],
+    cache: Cache,
+    context_time: float = 0.0,
+    sink_decay: float = 1.0,
 ) -> tuple[Any, Cache]:
     """One block of latents [B, F, C, G, G] from noise of that shape, and the cache that includes it.
 
     times: descending diffusion times, see engine.diffusion.flow.timesteps. context_time: the noise level the clean
-    pass claims, the same as in training.
+    pass claims, the same as in training. sink_decay: see Cache.append.
     """
 
     def velocity(x: Any, t: float) -> Any:
@@ -76,4 +140,4 @@ def generate_block(
 
     latents = sampler(velocity, noise, times)
     _, keys, values = model(latents, context_time, cache.keys, cache.values, cache.valid)
-    return latents, cache.append(keys, values)
+    return latents, cache.append(keys, values, sink_decay)

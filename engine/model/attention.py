@@ -54,6 +54,6 @@ class Attention(nn.Module):
         return self.norm_q(q), self.norm_k(k), v
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
-        """bias [heads or 1, Tq, Tk], minus infinity where attention is not allowed."""
-        x = F.scaled_dot_product_attention(q, k, v, attn_mask=bias.to(q.dtype)[None])
+        """bias [B or 1, heads or 1, Tq, Tk], a large negative number where attention is not allowed."""
+        x = F.scaled_dot_product_attention(q, k, v, attn_mask=bias.to(q.dtype))
         return self.out(x.transpose(1, 2).flatten(2))

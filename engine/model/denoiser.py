@@ -172,7 +172,7 @@ class Denoiser(nn.Module):
         x, condition = self._embed_reference(reference)
         tokens = x.shape[1]
         zeros = torch.zeros(tokens, tokens, dtype=torch.int64, device=x.device)
-        bias = self.bias(zeros, torch.ones_like(zeros, dtype=torch.bool))
+        bias = self.bias(zeros, torch.ones_like(zeros, dtype=torch.bool))[None]
         keys, values = [], []
         for block in self.blocks:
             m = block.modulate(condition)
@@ -188,7 +188,7 @@ class Denoiser(nn.Module):
         """One block against the cache.
 
         latents [B, F, C, G, G]; t [B, F]; keys, values [L, B, heads, S, head_width] where the slots S are the
-        reference's tokens, then context_frames * tokens in time order, newest last; valid [S] is 1 for filled slots.
+        reference's tokens, then context_frames * tokens in time order, newest last; valid [B, S] is 1 for filled slots.
         Returns the velocity [B, F, C, G, G] and this block's own keys and values [L, B, heads, F * tokens, ...].
         """
         n, frames = self.config.frame_tokens, latents.shape[1]
@@ -215,8 +215,9 @@ class Denoiser(nn.Module):
         key_frame = torch.cat((reference, past, block))
         is_reference = torch.arange(slots + frames * n, device=device) < slots - context * n
         bias = self.bias(block[:, None] - key_frame[None], is_reference[None])
-        filled = torch.cat((valid, torch.ones(frames * n, device=device, dtype=valid.dtype)))
-        return bias + (filled - 1.0)[None, None] * 1e4
+        own = torch.ones_like(valid[:, :1]).expand(-1, frames * n)
+        filled = torch.cat((valid, own), 1)
+        return bias[None] + (filled - 1.0)[:, None, None] * 1e4
 
     def forward(
         self, noisy: Tensor, clean: Tensor, t: Tensor, c: Conditions, reference: Tensor, block_of: Tensor,
@@ -257,4 +258,4 @@ class Denoiser(nn.Module):
         is_reference = torch.arange(1 + 2 * frames, device=device)[None] == 0
         bias = self.bias(frame[:, None] - frame[None], is_reference.expand(len(frame), -1))
         bias = bias.masked_fill(~allowed, -1e4)
-        return bias.repeat_interleave(n, 1).repeat_interleave(n, 2)
+        return bias.repeat_interleave(n, 1).repeat_interleave(n, 2)[None]

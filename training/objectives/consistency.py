@@ -26,7 +26,7 @@ from training.objectives.blocks import (
     random_blocks,
     without_voice,
 )
-from training.objectives.flow_matching import noisy_context
+from training.objectives.flow_matching import edge_weight, noisy_context
 from training.run import Batch
 
 
@@ -41,6 +41,8 @@ class ConsistencyConfig:
     huber: float = 1e-3
     context_noise: float = 0.15
     legible: float = 2.0
+    edge: float = 2.0
+    """How much more the first frame of a block counts, as in the teacher."""
 
 
 class ConsistencyDistillation(nn.Module):
@@ -88,8 +90,9 @@ class ConsistencyDistillation(nn.Module):
             target = to_x0(x_r, self.target(x_r, context, r, given, reference, block_of, zero), r5)
         predicted = to_x0(x_t, self.student(x_t, context, t, given, reference, block_of, zero), t5)
         error = predicted - target
-        huber = (torch.sqrt(error.square() + c.huber**2) - c.huber).mean()
-        legible = self.legible(error).mean()
+        weight = edge_weight(block_of, c.edge)
+        huber = ((torch.sqrt(error.square() + c.huber**2) - c.huber).mean((2, 3, 4)) * weight).mean()
+        legible = (self.legible(error) * weight).mean()
         loss = huber + c.legible * legible
         return loss, {"huber": float(huber.detach()), "legible": float(legible.detach())}
 
