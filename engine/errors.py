@@ -29,6 +29,14 @@
     │   ├── BackendUnavailableError  backend_unavailable
     │   ├── BackendFailedError     backend_failed           (retryable)
     │   └── ExtraMissingError      extra_missing
+    ├── SessionError
+    │   ├── SessionClosedError     session_closed
+    │   └── AudioBufferFullError   audio_buffer_full        (retryable)
+    ├── WorkerError
+    │   ├── EngineFullError        engine_full              (retryable)
+    │   ├── SlotBusyError          slot_busy                (retryable)
+    │   ├── WorkerLostError        worker_lost              (retryable)
+    │   └── WorkerBrokenError      worker_broken
     └── DataError
         ├── ShardDamagedError      shard_damaged
         ├── DataSettingsError      data_settings
@@ -232,6 +240,59 @@ class ExtraMissingError(BackendError):
     """A command needs packages of an extra that is not installed."""
 
     code = "extra_missing"
+
+
+class SessionError(AvatarError):
+    """A session cannot do what was asked."""
+
+    code = "session_error"
+
+
+class SessionClosedError(SessionError):
+    """The session has ended."""
+
+    code = "session_closed"
+
+
+class AudioBufferFullError(SessionError):
+    """More sound was pushed than the buffer holds. Push the rest once some of it has been shown."""
+
+    code = "audio_buffer_full"
+    retryable = True
+
+
+class WorkerError(AvatarError):
+    """What computes for the sessions cannot do so."""
+
+    code = "worker_error"
+    exit_code = EXIT_MODEL
+
+
+class EngineFullError(WorkerError):
+    """As many sessions are open as this machine can serve."""
+
+    code = "engine_full"
+    retryable = True
+
+
+class SlotBusyError(WorkerError):
+    """A slot was given more steps than it may have under way."""
+
+    code = "slot_busy"
+    retryable = True
+
+
+class WorkerLostError(WorkerError):
+    """The worker crashed, hung or was not ready in time; another one is being started."""
+
+    code = "worker_lost"
+    retryable = True
+
+
+class WorkerBrokenError(WorkerError):
+    """The worker crashed so often that it is no longer restarted."""
+
+    code = "worker_broken"
 
 
 class DataError(AvatarError):

@@ -50,6 +50,8 @@ class VideoFrame:
     """One picture and the sound that belongs to it.
 
     image: uint8 [H, W, 3], RGB. audio: float32 [640] at 16 kHz. pts_us: presentation time in microseconds.
+    turn_id: the utterance that is heard, 0 for none; turn_samples: how much of it has been heard once this frame is
+    over; end_of_turn: it is complete. frozen: the picture is an earlier one, for lack of a fresh one.
     """
 
     image: NDArray[np.uint8]
@@ -57,3 +59,16 @@ class VideoFrame:
     pts_us: int
     state: AvatarState
     timing: dict[str, float] = field(default_factory=dict)
+    turn_id: int = 0
+    turn_samples: int = 0
+    end_of_turn: bool = False
+    frozen: bool = False
+
+    @property
+    def index(self) -> int:
+        """Number of the frame since the session began."""
+        return (self.pts_us * FPS + 500_000) // 1_000_000
+
+
+FRAME_US = 1_000_000 // FPS
+"""Microseconds between frames; FPS divides a million."""
