@@ -11,13 +11,22 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from engine.engine import AvatarEngine, load
     from engine.errors import AvatarError
+    from engine.events import EventKind, SessionEvent
     from engine.portrait.portrait import Portrait
+    from engine.session import AvatarSession, Interrupted, SessionConfig
+    from engine.supervisor import SupervisedWorker
     from engine.types import EXPRESSIONS, FPS, SAMPLE_RATE_HZ, AvatarState, VideoFrame
 
 _HOME = {
     "AvatarEngine": "engine.engine",
     "load": "engine.engine",
+    "AvatarSession": "engine.session",
+    "EventKind": "engine.events",
+    "Interrupted": "engine.session",
     "Portrait": "engine.portrait.portrait",
+    "SessionConfig": "engine.session",
+    "SessionEvent": "engine.events",
+    "SupervisedWorker": "engine.supervisor",
     "AvatarError": "engine.errors",
     "AvatarState": "engine.types",
     "EXPRESSIONS": "engine.types",
@@ -33,8 +42,14 @@ __all__ = [
     "SAMPLE_RATE_HZ",
     "AvatarEngine",
     "AvatarError",
+    "AvatarSession",
     "AvatarState",
+    "EventKind",
+    "Interrupted",
     "Portrait",
+    "SessionConfig",
+    "SessionEvent",
+    "SupervisedWorker",
     "VideoFrame",
     "load",
 ]

@@ -1,36 +1,43 @@
 """The public engine: a loaded model that turns a portrait and a voice into frames.
 
 engine = load()
-for frame in engine.generate("face.jpg", pcm):
+for frame in engine.generate("face.jpg", pcm):       # a whole recording
     show(frame.image)
+async with engine.session("face.jpg") as avatar:     # a conversation, see engine.session
+    avatar.push_audio(pcm)
 """
 
 from __future__ import annotations
 
+import asyncio
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from time import perf_counter
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from engine.audio.features import log_mel
 from engine.audio.windows import frame_windows
-from engine.backends.base import REFERENCE_PX, Backend, Floats, Reference
+from engine.backends.base import REFERENCE_PX, Backend, Floats
 from engine.backends.mock import MockBackend
 from engine.backends.registry import check_name, open_backend
 from engine.bundle import AUTO, find_bundle
-from engine.diffusion.flow import timesteps
-from engine.diffusion.rollout import Cache, generate_block
-from engine.diffusion.sampler import SAMPLERS
 from engine.direction import expression_vector
-from engine.errors import ArgumentError, AudioEmptyError
+from engine.errors import ArgumentError, AudioEmptyError, AvatarError
+from engine.events import SessionEvent
 from engine.portrait.loading import ImageSource
 from engine.portrait.portrait import Portrait, open_portrait
+from engine.session import AvatarSession, SessionConfig
 from engine.types import FPS, SAMPLES_PER_FRAME, AvatarState, VideoFrame
 from engine.vad import automatic_states, frame_count
+from engine.worker.base import Face, Step
+from engine.worker.blocks import denoise_batch
+from engine.worker.slots import SlotState
+from engine.worker.thread import ThreadWorker
 
 DEFAULT_SIZE_PX = 512
 MIN_SIZE_PX, MAX_SIZE_PX, SIZE_STEP_PX = 128, 1024, 16
@@ -50,47 +57,6 @@ def load(model: str | os.PathLike[str] = AUTO, backend: str = "auto", threads: i
     return AvatarEngine(open_backend(backend, bundle, threads), bundle.name)
 
 
-Triple: TypeAlias = tuple[Floats, Floats, Floats]
-
-
-@dataclass(frozen=True, slots=True)
-class _Conditions:
-    """What steers the frames of one block, in the arguments of Backend.denoise."""
-
-    audio: Floats
-    listening: Floats
-    state: NDArray[np.int64]
-    expression: Floats
-    expression_given: Floats
-    pose: Floats
-    pose_given: Floats
-
-
-@dataclass(frozen=True, slots=True)
-class _BoundDenoiser:
-    """The denoiser with a block's conditions filled in, as engine.diffusion.rollout calls it."""
-
-    backend: Backend
-    conditions: _Conditions
-
-    def __call__(self, latents: Floats, t: float, keys: Floats, values: Floats, valid: Floats) -> Triple:
-        c = self.conditions
-        return self.backend.denoise(
-            latents=latents,
-            timestep=np.array([t], np.float32),
-            audio=c.audio,
-            listening=c.listening,
-            state=c.state,
-            expression=c.expression,
-            expression_given=c.expression_given,
-            pose=c.pose,
-            pose_given=c.pose_given,
-            cache_keys=keys,
-            cache_values=values,
-            cache_valid=valid,
-        )
-
-
 @dataclass(frozen=True, slots=True)
 class _Job:
     """One call of `generate`, checked and prepared. own, partner: mel frames; states [F]; expression [8] or None."""
@@ -100,10 +66,8 @@ class _Job:
     partner: Floats | None
     states: NDArray[np.int8]
     expression: Floats | None
-    reference: Reference
-    picture: Floats
+    face: Face
     steps: int | None
-    seed: int
 
     @property
     def frames(self) -> int:
@@ -111,11 +75,15 @@ class _Job:
 
 
 class AvatarEngine:
-    """A loaded model. Serves one `generate` at a time; close() or `with` frees it."""
+    """A loaded model. Serves one `generate` at a time, or any number of sessions of one event loop that the machine
+    sustains; the two do not mix. close() or `with` frees it; after sessions, await aclose() or use `async with`.
+    """
 
     def __init__(self, backend: Backend, model: str) -> None:
         self.backend = backend
         self.model = model
+        self._starting: asyncio.Future[ThreadWorker] | None = None
+        """The worker of this engine's sessions, once one was asked for."""
 
     def __enter__(self) -> AvatarEngine:
         return self
@@ -124,8 +92,72 @@ class AvatarEngine:
         self.close()
 
     def close(self) -> None:
-        """Free the model; idempotent."""
+        """Free the model; idempotent. Raises ArgumentError when sessions have run: they need `aclose`."""
+        if self._starting is not None:
+            raise ArgumentError("this engine has run sessions; close it with `await engine.aclose()`")
         self.backend.close()
+
+    async def __aenter__(self) -> AvatarEngine:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        """End every session and free the model; idempotent."""
+        starting, self._starting = self._starting, None
+        if starting is None:
+            self.backend.close()
+            return
+        try:
+            worker = await starting
+        except AvatarError:
+            self.backend.close()
+            return
+        await worker.aclose()
+
+    @asynccontextmanager
+    async def session(
+        self,
+        portrait: ImageSource | Portrait,
+        *,
+        size: int = DEFAULT_SIZE_PX,
+        seed: int = 0,
+        config: SessionConfig | None = None,
+        on_event: Callable[[SessionEvent], None] | None = None,
+    ) -> AsyncIterator[AvatarSession]:
+        """A live conversation with this person; see engine.session. The first one warms the model up, a second or two.
+
+        size: side of the square frames. Raises PortraitError, ArgumentError, or EngineFullError when this machine can
+        sustain no more sessions.
+        """
+        face = self.face(portrait, size, seed)
+        async with AvatarSession(await self.worker(size), face, config, on_event) as session:
+            yield session
+
+    async def worker(self, picture_px: int = DEFAULT_SIZE_PX, capacity: int | None = None) -> ThreadWorker:
+        """What runs this engine's sessions, started when first asked for. picture_px: the side that its costs, and so
+        its capacity, are measured at; capacity: sessions at once, None for what the machine sustains.
+        """
+        if self._starting is None:
+            self._starting = asyncio.ensure_future(self._start_worker(picture_px, capacity))
+        try:
+            return await asyncio.shield(self._starting)
+        except BaseException:
+            if self._starting.done() and (self._starting.cancelled() or self._starting.exception()):
+                self._starting = None
+            raise
+
+    async def _start_worker(self, picture_px: int, capacity: int | None) -> ThreadWorker:
+        worker = ThreadWorker(self.backend, self.model, picture_px, capacity)
+        await worker.start()
+        return worker
+
+    def face(self, portrait: ImageSource | Portrait, size: int = DEFAULT_SIZE_PX, seed: int = 0) -> Face:
+        """What a worker shows of a portrait. Raises PortraitError or ArgumentError."""
+        _check_size(size)
+        opened = portrait if isinstance(portrait, Portrait) else self.open_portrait(portrait)
+        return Face(_to_planes(opened.crop(REFERENCE_PX)), _to_planes(opened.crop(size)), seed)
 
     def open_portrait(self, source: ImageSource) -> Portrait:
         """Read a picture and find its face, with the model's own face-point network if it has one."""
@@ -150,73 +182,62 @@ class AvatarEngine:
         None. steps: denoising steps of every block, the model's own choice when None. size: side of the square frames.
         Arguments are checked here, before the first frame is asked for. Raises AvatarError.
         """
-        _check_range("size", size, MIN_SIZE_PX, MAX_SIZE_PX)
-        if size % SIZE_STEP_PX:
-            raise ArgumentError(f"size must be a multiple of {SIZE_STEP_PX} pixels, not {size}")
+        _check_size(size)
+        if self._starting is not None:
+            raise ArgumentError("generate cannot share the model with sessions; load another engine for it")
         if steps is not None:
             _check_range("steps", steps, 1, MAX_STEPS)
         if not len(pcm):
             raise AudioEmptyError("there is no sound: not one sample was given")
-        face = portrait if isinstance(portrait, Portrait) else self.open_portrait(portrait)
         job = _Job(
             pcm=pcm,
             own=log_mel(pcm),
             partner=None if partner is None else log_mel(partner),
             states=automatic_states(pcm, partner) if states is None else _check_states(states, frame_count(pcm)),
             expression=None if expression is None else expression_vector(expression),
-            reference=self.backend.encode_reference(_to_planes(face.crop(REFERENCE_PX))),
-            picture=_to_planes(face.crop(size)),
+            face=self.face(portrait, size, seed),
             steps=steps,
-            seed=seed,
         )
         return self._frames(job)
 
     def _frames(self, job: _Job) -> Iterator[VideoFrame]:
         """The blocks one after the other, each decoded as soon as it is denoised."""
-        sampling, config = self.backend.sampling, self.backend.config
-        random = np.random.default_rng(job.seed)
-        context_slots = config.context_frames * config.frame_tokens
-        cache = Cache.start(job.reference["keys"], job.reference["values"], context_slots)
+        sampling = self.backend.sampling
+        slot = SlotState(0, job.face, self.backend.config)
+        slot.adopt(self.backend.encode_reference(slot.take_reference_image()))
         start, length = 0, sampling.first_block_frames
         while start < job.frames:
             began = perf_counter()
-            steps = job.steps or (sampling.steps if start else sampling.first_steps)
-            shape = (1, length, config.latent_channels, config.latent_grid, config.latent_grid)
-            latents, cache = generate_block(
-                _BoundDenoiser(self.backend, self._conditions(job, start, length)),
-                SAMPLERS[sampling.sampler],
-                random.standard_normal(shape, np.float32),
-                timesteps(steps, sampling.time_shift),
-                cache,
-                sampling.context_time,
-            )
+            step = self._step(job, start, length)
+            block = denoise_batch(self.backend, [slot], [step], lambda: True)[0]
+            slot.commit(step, block.cache)
             denoised = perf_counter()
             shown = min(length, job.frames - start)
-            images = self.backend.decode(latents[0, :shown], job.reference, job.picture)
+            images = self.backend.decode(block.latents[:shown], slot.reference, slot.picture)
             timing = {"denoise_ms": 1e3 * (denoised - began), "decode_ms": 1e3 * (perf_counter() - denoised)}
             for offset, image in enumerate(images):
                 yield _frame(job, start + offset, image, timing)
             start, length = start + length, sampling.block_frames
 
-    def _conditions(self, job: _Job, start: int, length: int) -> _Conditions:
+    def _step(self, job: _Job, start: int, length: int) -> Step:
         """Of frames start to start + length; those after the recording are silent and keep its last state."""
         states = np.pad(job.states[start : start + length], (0, max(0, start + length - job.frames)), "edge")
-        expression = np.zeros((1, length, self.backend.config.expressions), np.float32)
+        expression = np.zeros((length, self.backend.config.expressions), np.float32)
         if job.expression is not None:
             expression[:] = job.expression
-        given = np.full((1, length), float(job.expression is not None), np.float32)
-        return _Conditions(
-            audio=self._hear(job.own, start, length),
-            listening=self._hear(job.own[:0] if job.partner is None else job.partner, start, length),
-            state=states[None].astype(np.int64),
+        sampling = self.backend.sampling
+        return Step(
+            generation=0,
+            start_frame=start,
+            windows=frame_windows(job.own, start, length),
+            partner_windows=frame_windows(job.own[:0] if job.partner is None else job.partner, start, length),
+            state=states.astype(np.int64),
             expression=expression,
-            expression_given=given,
-            pose=np.zeros((1, length, self.backend.config.pose_axes), np.float32),
-            pose_given=np.zeros((1, length), np.float32),
+            expression_given=np.full(length, float(job.expression is not None), np.float32),
+            pose=np.zeros((length, self.backend.config.pose_axes), np.float32),
+            pose_given=np.zeros(length, np.float32),
+            denoising_steps=job.steps or (sampling.steps if start else sampling.first_steps),
         )
-
-    def _hear(self, mel: Floats, start: int, length: int) -> Floats:
-        return self.backend.encode_audio(frame_windows(mel, start, length))[None]
 
 
 def _frame(job: _Job, index: int, image: NDArray[np.uint8], timing: dict[str, float]) -> VideoFrame:
@@ -229,6 +250,12 @@ def _frame(job: _Job, index: int, image: NDArray[np.uint8], timing: dict[str, fl
 def _to_planes(crop: NDArray[np.uint8]) -> Floats:
     """uint8 [S, S, 3] to float32 [1, 3, S, S] in [-1, 1]."""
     return np.ascontiguousarray(crop.transpose(2, 0, 1)[None].astype(np.float32) / 127.5 - 1)
+
+
+def _check_size(size: int) -> None:
+    _check_range("size", size, MIN_SIZE_PX, MAX_SIZE_PX)
+    if size % SIZE_STEP_PX:
+        raise ArgumentError(f"size must be a multiple of {SIZE_STEP_PX} pixels, not {size}")
 
 
 def _check_range(name: str, value: int, low: int, high: int) -> None:
