@@ -19,9 +19,10 @@ from training.data.clips import render_clip
 from training.data.shards import ShardWriter, list_shards
 from training.data.truth import UNIT
 from training.evaluate.metrics import correlation
+from training.evaluate.reactions import energy
 from training.evaluate.run import EvaluateConfig, choose_clips, evaluate
 from training.evaluate.sources import Runtime
-from training.instruments.probe import PROBE
+from training.instruments.probe import PROBE, Reading
 from training.instruments.states import train_states
 
 
@@ -101,3 +102,39 @@ def test_missing_things_are_named(place: Path, tmp_path: Path) -> None:
         command.run_evaluate(_arguments("--data", tmp_path / "nowhere"))
     with pytest.raises(ArgumentError, match="whole numbers"):
         command.run_evaluate(_arguments("--data", place / "test", "--steps", "0,two"))
+
+
+def test_energy_is_that_of_the_movement_and_not_of_the_pose() -> None:
+    """A nod of 5 degrees once a second has a mean squared speed of (5 * 2 pi)^2 / 2 = 493 (deg/s)^2."""
+
+    class Nodding:
+        def read(self, frames: np.ndarray) -> Reading:
+            n = len(frames)
+            head, units = np.zeros((n, 3), np.float32), np.zeros((n, 52), np.float32)
+            head[:, 0] = 20.0
+            if frames.max():
+                head[:, 1] = 5 * np.sin(2 * np.pi * np.arange(n) / 25)
+                units[:, UNIT["browInnerUp"]] = 0.2 * np.sin(2 * np.pi * np.arange(n) / 50)
+            return Reading(np.zeros((n, 28, 2), np.float32), units, head, np.zeros((n, 2), np.float32))
+
+    still = energy(Nodding(), np.zeros((150, 8, 8, 3), np.uint8))  # type: ignore[arg-type]
+    nodding = energy(Nodding(), np.ones((150, 8, 8, 3), np.uint8))  # type: ignore[arg-type]
+    assert still.head_deg2 < 1e-3
+    assert nodding.head_deg2 == pytest.approx(493, rel=0.15)
+    assert nodding.brows == pytest.approx(0.02, rel=0.2)
+    assert still.brows < 1e-6
+
+
+def test_listening_is_measured_against_idle_and_filmed(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = _arguments(
+        "--data", place / "test", "--instruments", place / "instruments", "--out", place / "listening",
+        "--model", "mock", "--backend", "mock", "--size", 128, "--listening", 2,
+    )  # fmt: skip
+    assert command.run_evaluate(arguments) == 0  # type: ignore[arg-type]
+    figures = json.loads(capsys.readouterr().out)
+    assert figures["clips"] == 2
+    # The mock has no head to move, so listening is like idling.
+    assert figures["head_to_idle"] == pytest.approx(1, abs=0.01)
+    assert (place / "listening" / "listening.gif").stat().st_size > 1000
+    with pytest.raises(ArgumentError, match="--model"):
+        command.run_evaluate(_arguments("--data", place / "test", "--listening", 2))  # type: ignore[arg-type]

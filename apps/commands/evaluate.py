@@ -34,6 +34,10 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "--codec-people", type=int, default=0, help="people to render at 256 px for the codec; 0: use the clips"
     )
     command.add_argument("--assets", type=Path, help="folder of photographs to render from, too")
+    command.add_argument(
+        "--listening", type=int, default=0, metavar="N",
+        help="measure instead, on N portraits, whether the bundle reacts to whom it listens to",
+    )  # fmt: skip
     command.add_argument("--instruments", type=Path, help="folder with the probe (default: the shipped one)")
     command.add_argument("--seed", type=int, default=0, help="of the noise (default %(default)s)")
     command.add_argument("--out", type=Path, help="folder for tables, contact sheets and curves")
@@ -69,10 +73,31 @@ def run_evaluate(arguments: argparse.Namespace) -> int:
         size_px=arguments.size,
         seed=arguments.seed,
     )
+    if arguments.listening:
+        return _listening(config, arguments.listening, arguments.out)
     evaluation = _evaluate(config, quiet=arguments.json)
     if arguments.out:
         write(evaluation, arguments.out)
     sys.stdout.write(json.dumps(evaluation.as_json()) + "\n" if arguments.json else markdown(evaluation))
+    return 0
+
+
+def _listening(config: EvaluateConfig, clips: int, out: Path | None) -> int:
+    from engine.engine import load
+    from training.evaluate.reactions import measure_reactions
+    from training.evaluate.run import choose_clips
+    from training.instruments.probe import Probe
+
+    if config.model is None:
+        raise ArgumentError("--listening needs a bundle: --model NAME")
+    if out is not None:
+        out.mkdir(parents=True, exist_ok=True)
+    probe = Probe.load(config.instruments / "probe.safetensors")
+    with load(config.model, config.backend) as engine:
+        chosen = choose_clips(config.data, clips)
+        film = out / "listening.gif" if out else None
+        figures = measure_reactions(engine, probe, chosen, config.size_px or 256, film)
+    sys.stdout.write(json.dumps(figures.as_json()) + "\n")
     return 0
 
 

@@ -12,6 +12,8 @@ _EXAMPLE = """examples:
   visavis train all --size base --assets ASSETS --clips 6000 --workers 16 --minutes 600 --batch 96 --out runs/base
                         (everything, from drawing clips to the student; on a GPU this is how `base` is trained)
   visavis train audio   --out runs/audio --minutes 10
+  visavis train states  --data data/train --test data/test --probe runs/probe/probe.safetensors \\
+                        --start runs/codec/model.safetensors --out runs/states
   visavis train codec   --data data/train --test data/test --start runs/audio/model.safetensors --out runs/codec
   visavis train teacher --data data/train --test data/test --start runs/codec/model.safetensors --out runs/teacher
   visavis train distill --method consistency --data data/train --test data/test \\
@@ -34,6 +36,9 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     distill.add_argument("--method", choices=("consistency",), default="consistency")
     distill.add_argument("--guidance", type=float, default=1.5, help="guidance scale baked into the student")
     _with_data(_stage(stages, "probe", "measuring instrument of `visavis evaluate`", batch=64, lr=1e-3, minutes=5))
+    states = _with_data(_stage(stages, "states", "the instrument that names states", batch=512, lr=5e-3, minutes=5))
+    states.add_argument("--probe", type=Path, required=True, help="the probe that it reads faces with")
+    states.add_argument("--clips", type=int, default=400, help="clips to learn from (default %(default)s)")
     _with_data(_stage(stages, "aligner", "face points of a rough crop, for portraits", batch=64, lr=1e-3, minutes=5))
     _all(stages)
     parser.set_defaults(handler=run)
@@ -103,7 +108,7 @@ def run(args: argparse.Namespace) -> int:
     )  # fmt: skip
     stages = {
         "audio": _run_audio, "codec": _run_codec, "teacher": _run_denoiser, "distill": _run_denoiser,
-        "probe": _run_instrument, "aligner": _run_instrument,
+        "probe": _run_instrument, "aligner": _run_instrument, "states": _run_states,
     }  # fmt: skip
     stages[args.stage](args, config)
     return 0
@@ -163,3 +168,13 @@ def _run_instrument(args: argparse.Namespace, config: object) -> None:
 
     train = {"probe": train_probe, "aligner": train_aligner}[args.stage]
     train(_shards(args.data), _shards(args.test), config, _cache(args) / "pairs")
+
+
+def _run_states(args: argparse.Namespace, config: object) -> None:
+    from engine.model.avatar import load_model
+    from training.evaluate.sources import CodecOnly
+    from training.instruments.states import train_states
+
+    codec = CodecOnly(load_model(args.start)[0]).frames if args.start else None
+    args.out.mkdir(parents=True, exist_ok=True)
+    train_states(_shards(args.data), _shards(args.test), args.probe, args.out / "states.safetensors", args.clips, codec)

@@ -1,13 +1,14 @@
 """Names what a person is doing, from how the face moves: a small classifier over windows of the probe's readings.
 
 It is trained on ground-truth video as the probe reads it, so that the probe's noise is the same in training and use,
-and never sees sound or pixels.
+and on the same video after the codec, so that what only the codec softens is not taken for another behaviour. It never
+sees sound, pixels, or anything generated.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -20,10 +21,15 @@ from torch import Tensor, nn
 
 from engine.errors import DataSettingsError
 from engine.types import AvatarState
+from training.data.clips import Clip
+from training.data.media import Bytes
 from training.data.shards import iterate_shards
 from training.data.truth import UNIT, Floats
 from training.evaluate.metrics import blink_curve, mouth_opening
 from training.instruments.probe import Probe, Reading
+
+Shown = Callable[[Clip], Bytes]
+"""What is seen instead of a clip's true frames: uint8 [F, S, S, 3]."""
 
 WINDOW_FRAMES = 50
 HOP_FRAMES = 5
@@ -170,17 +176,29 @@ def load_namer(path: Path) -> tuple[StateNamer, dict[str, Any]]:
     return namer.eval(), meta
 
 
-def read_windows(probe: Probe, shards: list[Path], most: int) -> Windows:
-    """Windows of the first `most` clips of some shards, as the probe reads their true frames."""
-    clips = islice(iterate_shards(shards), most)
-    return join(windows(probe.read(clip.frames), clip.truth.state) for clip in clips)
+def read_windows(probe: Probe, shards: list[Path], most: int, shown: Shown | None = None) -> Windows:
+    """Windows of at most `most` clips, taken evenly from some shards, as the probe reads their true frames, or what
+    `shown` makes of them.
+    """
+    each = -(-most // len(shards))
+    clips = (clip for shard in shards for clip in islice(iterate_shards([shard]), each))
+    return join(windows(probe.read(shown(clip) if shown else clip.frames), clip.truth.state) for clip in clips)
 
 
-def train_states(data: list[Path], held_out: list[Path], probe: Path, out: Path, most: int = 240) -> Path:
-    """Fit on the ground-truth video of at most `most` clips, measure on held-out clips, write `out`; returns it."""
+def train_states(
+    data: list[Path], held_out: list[Path], probe: Path, out: Path, most: int = 240, codec: Shown | None = None
+) -> Path:
+    """Fit on the ground-truth video of at most `most` clips, and on what the codec makes of it when one is given;
+    measure on held-out clips, write `out`; returns it.
+    """
     reader = Probe.load(probe)
     seen, test = read_windows(reader, data, most), read_windows(reader, held_out, most)
+    errors = {"windows": int(test.pure.sum())}
+    if codec is not None:
+        seen = join((seen, read_windows(reader, data, most, codec)))
     namer = train_namer(seen)
-    errors = {"accuracy": round(accuracy(namer, test), 4), "windows": int(test.pure.sum())}
+    errors["accuracy"] = round(accuracy(namer, test), 4)
+    if codec is not None:
+        errors["accuracy_after_codec"] = round(accuracy(namer, read_windows(reader, held_out, most, codec)), 4)
     save_namer(namer, out, {"stage": "states", "windows": int(seen.pure.sum()), "errors": errors})
     return out
