@@ -68,7 +68,7 @@ class BlockController:
         steps = self._steps(first)
         lengths = [n for n in self._info.block_lengths if n <= max(1, available)]
         fitting = [n for n in lengths if self._fits(n, steps, slack_ms)]
-        return Choice(max(fitting, default=lengths[0]), steps, picture_every)
+        return Choice(max(fitting) if fitting else self._behind(lengths, steps, picture_every), steps, picture_every)
 
     def offline(self, available: int, fresh: bool) -> Choice:
         """Without a clock: the model's own block lengths and steps."""
@@ -88,6 +88,14 @@ class BlockController:
             self.level, self._late = self.level + 1, 0
         elif self._early >= _RECOVER_AFTER and self.level and self._sustains(self.level - 1):
             self.level, self._early = self.level - 1, 0
+
+    def _behind(self, lengths: list[int], steps: int, picture_every: int) -> int:
+        """When no length is in time: the shortest, which answers soonest; but once that has not helped, the one that
+        costs least a frame, or the picture would stay late for ever.
+        """
+        if not self._late:
+            return lengths[0]
+        return min(lengths, key=lambda n: self.step_ms(n, steps, picture_every) / n)
 
     def _steps(self, first: bool) -> int:
         return self._info.first_steps if first else self._info.steps if self.level == 0 else 1

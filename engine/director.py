@@ -35,6 +35,9 @@ LISTENING_US = 500_000
 REPLAN_US = 2 * FRAME_US
 """Least time between two changes of plan, so that a flood of them cannot stop the picture. Interrupts do not wait."""
 
+AFTER_CUT_FRAMES = 2
+"""Longest block right after a change of plan, when the answer matters more than the cost."""
+
 REOPEN_FIRST_S, REOPEN_LONGEST_S = 0.05, 2.0
 
 Change = Callable[[int], None]
@@ -87,6 +90,7 @@ class Director:
         self._generation = 0
         self._next = 0
         self._fresh = True
+        self._cut = False
         self._under_way: deque[_UnderWay] = deque()
         self._changes: dict[str, Change] = {}
         self._replanned_us = -REPLAN_US
@@ -255,7 +259,8 @@ class Director:
         if not self.presenter.paced:
             return self.controller.offline(frames, self._fresh)
         slack_us = self.presenter.due_us(self._next) - now_us() - self._remaining_us()
-        return self.controller.choose(slack_us / 1000, frames, self._fresh)
+        most = min(frames, AFTER_CUT_FRAMES) if self._cut else frames
+        return self.controller.choose(slack_us / 1000, most, self._fresh)
 
     def _remaining_us(self) -> int:
         """How long what is under way will take yet."""
@@ -283,7 +288,7 @@ class Director:
             return
         self.counters.steps += 1
         self._under_way.append(_UnderWay(plan, choice, now_us(), self._fresh))
-        self._fresh = False
+        self._fresh = self._cut = False
         self._next += choice.length
 
     def _cut_back(self, frame: int) -> None:
@@ -293,6 +298,7 @@ class Director:
             self._slot.cancel(self._generation)
         self._fresh |= any(step.fresh and step.came == 0 for step in self._under_way)
         self._under_way.clear()
+        self._cut = True
         self.counters.discarded_frames += max(0, self._next - frame)
         self.presenter.drop_from(frame)
         self._next = self.presenter.end_index

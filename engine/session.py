@@ -28,7 +28,7 @@ from engine.events import SessionEvent, Turns
 from engine.presenter import Presenter
 from engine.timeline.cues import Cue, CueTrack, frames_of
 from engine.timeline.lane import AudioLane
-from engine.timeline.speech import Probability
+from engine.timeline.speech import Probability, silero
 from engine.timeline.timeline import Timeline
 from engine.types import POSE_AXES, SAMPLE_RATE_HZ, AvatarState, VideoFrame
 from engine.watchdog import DriftBounds, DriftWatchdog
@@ -102,8 +102,10 @@ class AvatarSession:
     async def start(self) -> None:
         """Take a place in the worker and begin to show the person. Raises EngineFullError or WorkerLostError."""
         config = self.config
-        partner = AudioLane(PARTNER_SECONDS, keep_up_frames=1, gate=False, probability=self._speech)
-        voice = AudioLane(config.buffer_seconds, keep_up_frames=5 if config.keep_up else None, probability=self._speech)
+        # Opened now, since the first window of an utterance is no moment to read a file.
+        own, their = self._speech or silero(), self._speech or silero()
+        partner = AudioLane(PARTNER_SECONDS, keep_up_frames=1, gate=False, probability=their)
+        voice = AudioLane(config.buffer_seconds, keep_up_frames=5 if config.keep_up else None, probability=own)
         self._timeline = Timeline(voice, partner)
         self._presenter = Presenter(config.paced, self._shown)
         watchdog = DriftWatchdog(_to_pixels(self._face.picture), config.drift)

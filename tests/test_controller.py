@@ -97,3 +97,11 @@ def test_drift_is_noticed_when_it_stays(spoil: object) -> None:
     spoiled = spoil(portrait())  # type: ignore[operator]
     assert [dog.check(p) for p in (spoiled, spoiled, portrait(), spoiled, spoiled, spoiled)] == [False] * 5 + [True]
     assert dog.anchored == 1
+
+
+def test_who_is_late_for_long_takes_the_blocks_that_cost_least() -> None:
+    c = controller()
+    assert c.choose(0, 100, fresh=False).length == 1
+    c.observe(1, 2, {"denoise_ms": 8.0, "decode_ms": 8.0}, late=True)
+    assert c.choose(0, 100, fresh=False).length == 12
+    assert c.choose(0, 3, fresh=False).length == 2

@@ -121,3 +121,22 @@ def test_ema_sink_takes_in_what_leaves_and_nothing_before_the_context_is_full() 
     expected = (1 * 0.9 + 2 * 0.1) * 0.9 + 3 * 0.1
     np.testing.assert_allclose(sunk.keys[0, 0, 0, :, 0], [expected] * 2 + [9] * 4, rtol=1e-6)
     np.testing.assert_array_equal(cache.append(fresh, fresh).keys[0, 0, 0, :2, 0], [1, 1])
+
+
+def test_easing_brings_a_block_s_first_frames_nearer_to_the_last_one_and_nothing_without_one() -> None:
+    keys = np.ones((1, 2, 1, 1, 1), np.float32)
+    cache = Cache.start(keys, keys, 4)
+    first = np.ones((2, 2, 1, 1, 1), np.float32)
+    np.testing.assert_array_equal(cache.ease(first, 0.5), first)
+    two = np.concatenate([keys, keys], 3)
+    cache = cache.append(two, two, first)
+    block = np.full((2, 3, 1, 1, 1), 3.0, np.float32)
+    np.testing.assert_allclose(cache.ease(block, 0.5)[0, :, 0, 0, 0], [2.0, 2.5, 2.75])
+    np.testing.assert_array_equal(cache.ease(block, 0.0), block)
+    # One row has taken its frames back and has nothing to be eased from; the other still has.
+    rows = cache.split()
+    eased = Cache.join([rows[0].take_back(2), rows[1]]).ease(block, 0.5)
+    np.testing.assert_allclose(eased[:, 0, 0, 0, 0], [3.0, 2.0])
+    # After taking back one frame the one before it counts.
+    cache = cache.append(two, two, np.stack([np.full((2, 1, 1, 1), v, np.float32) for v in (5, 9)], 1))
+    np.testing.assert_allclose(cache.take_back(1).ease(block, 0.5)[0, 0, 0, 0, 0], 4.0)

@@ -292,3 +292,16 @@ def test_a_cue_for_a_moment_of_the_utterance_waits_for_its_frame() -> None:
     second = line.plan(4, 8)
     assert second.expression[:, 2].tolist() == [0.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0]
     np.testing.assert_array_equal(line.plan(4, 8).expression, second.expression)
+
+
+def test_sound_that_was_thrown_away_is_not_judged() -> None:
+    asked = []
+    voice = AudioLane(120, probability=lambda window: float(len(asked.append(1) or asked) > 0))  # type: ignore[func-returns-value]
+    voice.push(np.full(60 * 16_000, 0.5, np.float32), 1)
+    voice.place(3)
+    voice.discard()
+    voice.push(np.full(16_000, 0.5, np.float32), 2)
+    voice.flush()
+    voice.place(6)
+    assert voice.active(3, 5)
+    assert 0 < len(asked) <= 12

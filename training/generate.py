@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from engine.diffusion.flow import timesteps
-from engine.diffusion.rollout import Cache, generate_block
+from engine.diffusion.rollout import Cache, Manner, generate_block
 from engine.diffusion.sampler import SAMPLERS
 from engine.model.denoiser import Conditions, Denoiser
 from training.objectives.blocks import without_voice
@@ -23,10 +23,12 @@ class SamplingConfig:
     shift: float = 1.5
     guidance: float = 1.5
     block: int = 8
+    noise_scale: float = 1.0
+    easing: float = 0.0
 
 
 TEACHER_SAMPLING = SamplingConfig()
-STUDENT_SAMPLING = SamplingConfig(sampler="consistency", steps=2, guidance=1.0)
+STUDENT_SAMPLING = SamplingConfig(sampler="consistency", steps=2, guidance=1.0, noise_scale=0.8, easing=0.35)
 
 
 @torch.no_grad()
@@ -57,7 +59,9 @@ def generate(denoiser: Denoiser, c: Conditions, reference: Tensor, how: Sampling
                 out = base + how.guidance * (out - base)
             return out, keys, values
 
-        latents, cache = generate_block(model, SAMPLERS[how.sampler], noise, timesteps(how.steps, how.shift), cache)
+        manner = Manner(noise_scale=how.noise_scale, easing=how.easing)
+        times = timesteps(how.steps, how.shift)
+        latents, cache = generate_block(model, SAMPLERS[how.sampler], noise, times, cache, manner)
         if how.guidance != 1.0:
             zero = torch.zeros(size, length, device=reference.device)
             _, k, v = denoiser.stream(latents, zero, null, blind_at.keys, blind_at.values, blind_at.valid)

@@ -18,6 +18,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from engine.diffusion.rollout import Manner
 from engine.model.config import ModelConfig
 
 Floats = NDArray[np.float32]
@@ -44,9 +45,14 @@ class Sampling:
     first_block_frames: int = 4
     block_frames: int = 8
     context_time: float = 0.0
-    """Noise level that clean context claims, as in training."""
+    noise_scale: float = 1.0
+    easing: float = 0.0
     sink_decay: float = 1.0
-    """How the reference's cache slots take in what leaves the context, see Cache.append; 1 keeps them as they are."""
+    """The last four: see engine.diffusion.rollout.Manner."""
+
+    @property
+    def manner(self) -> Manner:
+        return Manner(self.context_time, self.noise_scale, self.easing, self.sink_decay)
 
     @staticmethod
     def from_dict(values: Mapping[str, Any]) -> Sampling:

@@ -19,7 +19,12 @@ _SILENCE = 1e-4
 """Below this peak, -80 dB, a window is silence, and the network is not asked."""
 
 _KEPT_WINDOWS = 64
-"""Windows that stay known behind those that are asked about, and are judged before them after a jump."""
+"""Windows that stay known behind those that are asked about."""
+
+_LEAD_IN_WINDOWS = 4
+"""Windows that are judged before those that are asked about, after sound that was thrown away: 128 ms, for the network
+to find its feet. Each takes most of a millisecond of the moment that an interrupt can least spare.
+"""
 
 Probability: TypeAlias = Callable[[Samples], float]
 """Probability of speech in the next window of a stream, samples [512]."""
@@ -61,9 +66,9 @@ class SpeechDetector:
             self._first += gone
 
     def _judge_until(self, first: int, last: int) -> None:
-        if first > self._first + len(self._active) + _KEPT_WINDOWS:
+        if first > self._first + len(self._active) + _LEAD_IN_WINDOWS:
             # Sound that was thrown away unheard is not judged.
-            self._first, self._active = first - _KEPT_WINDOWS, []
+            self._first, self._active = first - _LEAD_IN_WINDOWS, []
         for index in range(self._first + len(self._active), last):
             self._active.append(self._judge(self._buffer.read(index * WINDOW, (index + 1) * WINDOW)))
 

@@ -138,8 +138,7 @@ def _generate(
         np.concatenate([slot.noise_for(step) for slot, step in zip(slots, steps, strict=True)]),
         timesteps(steps[0].denoising_steps, sampling.time_shift),
         Cache.join(caches),
-        sampling.context_time,
-        sampling.sink_decay,
+        sampling.manner,
     )
     rows = cache.split() if len(steps) > 1 else [cache]
     return [(block, _detach(row) if len(rows) > 1 else row) for block, row in zip(latents, rows, strict=True)]
@@ -147,7 +146,8 @@ def _generate(
 
 def _detach(row: Cache) -> Cache:
     """A copy, since a view would keep the caches of the whole batch alive."""
-    return Cache(row.keys.copy(), row.values.copy(), row.valid.copy(), row.reference_slots)
+    recent = None if row.recent is None else row.recent.copy()
+    return Cache(row.keys.copy(), row.values.copy(), row.valid.copy(), row.reference_slots, recent)
 
 
 def _is_sound(latents: Floats, cache: Cache) -> bool:
