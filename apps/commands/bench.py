@@ -1,0 +1,158 @@
+"""`visavis bench`: latency, frame rate, cost and capacity on this machine."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from time import perf_counter
+from typing import TYPE_CHECKING, Any
+
+from engine.errors import ArgumentError, OutputFolderMissingError, OutputNotWritableError
+
+if TYPE_CHECKING:
+    from apps.bench.run import Say
+    from apps.bench.setup import Settings
+
+_PARTS = {
+    "all": "everything but soak",
+    "latency": "answers to a voice, interrupts, switches of state",
+    "sustain": "a conversation: frame rate, late frames, drift of picture and sound",
+    "stages": "that, and where the time of a block goes, beside what the machine can do",
+    "capacity": "sessions at 25 frames a second, and memory of each",
+    "soak": "a long conversation: drift of the picture, seams, memory; writes drift.png and soak.json",
+}
+_PARTS_HELP = "\n".join(f"  {name:9} {what}" for name, what in _PARTS.items())
+_EXAMPLES = """examples:
+  visavis bench
+  visavis bench latency --backend openvino --repeats 100
+  visavis bench -o before.json      and later      visavis bench --compare before.json
+  visavis bench --backend mock --seconds 2 --repeats 2 --sessions 1      the engine without a model, in seconds
+  visavis bench soak --minutes 10 --fast --out soak
+"""
+_SOAK_MINUTES, _SOAK_FOLDER = 10.0, Path("soak")
+
+
+def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add `bench`."""
+    bench = subparsers.add_parser(
+        "bench",
+        help="measure latency, frame rate, cost and capacity on this machine",
+        description=f"Prints tables, and one JSON document as the last line.\n\nPART is one of\n{_PARTS_HELP}",
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    bench.add_argument("part", nargs="?", default="all", choices=_PARTS, metavar="PART", help="default: all")
+    bench.add_argument("--model", default="auto", metavar="NAME|PATH", help="model bundle (default %(default)s)")
+    bench.add_argument(
+        "--backend", default="auto", help="auto, openvino, onnxruntime, torch or mock (default %(default)s)"
+    )
+    bench.add_argument("--portrait", type=Path, metavar="FILE", help="whom to show (default: a shipped portrait)")
+    bench.add_argument("--voice", type=Path, metavar="FILE", help="what is said (default: a shipped recording)")
+    bench.add_argument(
+        "--size", type=int, default=256, help="side of the square pictures in pixels (default %(default)s)"
+    )
+    bench.add_argument("--seconds", type=float, default=60.0, help="length of the conversation (default %(default)g)")
+    bench.add_argument(
+        "--repeats", type=int, default=30, metavar="N", help="attempts of each latency (default %(default)s)"
+    )
+    bench.add_argument(
+        "--process", action="store_true", help="run the model in a supervised child process, as servers do"
+    )
+    bench.add_argument(
+        "--sessions", type=int, default=64, metavar="N", help="try no more sessions at once (default %(default)s)"
+    )
+    bench.add_argument("--compare", type=Path, metavar="FILE", help="print the changes since an earlier report")
+    bench.add_argument("-o", "--report", type=Path, metavar="FILE", help="write the JSON document to a file, too")
+    bench.add_argument("--json", action="store_true", help="print the JSON document and no tables")
+    soak = bench.add_argument_group("soak only")
+    soak.add_argument("--minutes", type=float, metavar="N", help=f"of video (default {_SOAK_MINUTES:g})")
+    soak.add_argument("--out", type=Path, metavar="DIR", help=f"folder for its files (default {_SOAK_FOLDER})")
+    soak.add_argument("--fast", action="store_true", help="as fast as it goes, instead of in real time")
+    bench.set_defaults(handler=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Measure and report. Raises AvatarError."""
+    began = perf_counter()
+    _check(arguments)
+    from rich.console import Console
+
+    from apps.bench.compare import print_comparison, read_report
+    from apps.bench.report import print_tables, tidy
+
+    earlier = read_report(arguments.compare) if arguments.compare else None
+    with _progress(quiet=arguments.json) as say:
+        report = tidy(_measure(arguments, say, began))
+    line = json.dumps(report, allow_nan=False) + "\n"
+    if not arguments.json:
+        print_tables(report, Console())
+        if earlier is not None:
+            print_comparison(earlier, report, Console())
+    if arguments.report:
+        _write(arguments.report, line)
+    sys.stdout.write(line)
+    return 0
+
+
+def _measure(arguments: argparse.Namespace, say: Say, began: float) -> dict[str, Any]:
+    """began: when nothing was imported yet."""
+    from apps.bench.run import run_bench
+    from apps.bench.setup import Settings
+    from apps.bench.soak import run_soak
+
+    import_ms = 1e3 * (perf_counter() - began)
+    settings = _settings(arguments, Settings)
+    if arguments.part != "soak":
+        return asyncio.run(run_bench(settings, arguments.part, say, import_ms))
+    minutes = _SOAK_MINUTES if arguments.minutes is None else arguments.minutes
+    say(f"a conversation of {minutes:g} min")
+    return asyncio.run(run_soak(settings, minutes, arguments.fast, arguments.out or _SOAK_FOLDER))
+
+
+def _settings(arguments: argparse.Namespace, kind: type[Settings]) -> Settings:
+    return kind(
+        model=arguments.model,
+        backend=arguments.backend,
+        portrait=arguments.portrait,
+        voice=arguments.voice,
+        size_px=arguments.size,
+        seconds=arguments.seconds,
+        repeats=arguments.repeats,
+        process=arguments.process,
+        sessions=arguments.sessions,
+    )
+
+
+def _check(arguments: argparse.Namespace) -> None:
+    """Whatever can be known before anything is loaded. Raises ArgumentError or FileError."""
+    for name, least in (("repeats", 1), ("sessions", 1), ("seconds", 1)):
+        if not least <= getattr(arguments, name) <= 1e6:
+            raise ArgumentError(f"--{name} must be at least {least}, not {getattr(arguments, name)}")
+    if arguments.part != "soak" and (arguments.minutes is not None or arguments.out or arguments.fast):
+        raise ArgumentError("--minutes, --out and --fast belong to `visavis bench soak`")
+    if arguments.minutes is not None and not 0.05 <= arguments.minutes <= 1e5:
+        raise ArgumentError(f"--minutes must be at least 0.05, not {arguments.minutes}")
+    if arguments.report and not arguments.report.parent.is_dir():
+        raise OutputFolderMissingError(f"the folder {arguments.report.parent} does not exist; make it first")
+
+
+def _write(path: Path, line: str) -> None:
+    try:
+        path.write_text(line, encoding="utf-8")
+    except OSError as error:
+        raise OutputNotWritableError(f"{path} cannot be written: {error}") from error
+
+
+@contextmanager
+def _progress(quiet: bool) -> Iterator[Say]:
+    """A line on the terminal that says what is measured."""
+    from rich.console import Console
+
+    console = Console(stderr=True, quiet=quiet or not sys.stderr.isatty())
+    with console.status("starting") as status:
+        yield status.update
