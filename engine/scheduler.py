@@ -17,8 +17,10 @@ from engine.worker.base import STEPS_PER_SLOT, Step, WorkerInfo
 MAX_BATCH = 8
 """Most sessions in one denoiser call. More would gain little and make the first of them wait for the last."""
 
-SAFE_SHARE = 0.7
-"""Share of the machine that sessions may be promised; the rest is for first blocks, interrupts and what else runs."""
+SAFE_SHARE = 0.45
+"""How much of the time sessions may take together. Listeners get short blocks, which cost more a frame, and the event
+loop and an encoder want their part: on two cores three sessions are in time where the costs alone would allow eight.
+"""
 
 
 @dataclass(frozen=True, slots=True)
