@@ -17,6 +17,7 @@ from engine.clock import MICROSECONDS, now_us
 from engine.controller import LEVELS, BlockController, Choice
 from engine.errors import AvatarError, EngineFullError, WorkerBrokenError, WorkerLostError
 from engine.events import EventKind, SessionEvent
+from engine.metrics import SessionMetrics
 from engine.presenter import Presenter
 from engine.timeline.timeline import Plan, Timeline
 from engine.types import FRAME_US, SAMPLES_PER_FRAME, AvatarState, VideoFrame
@@ -56,18 +57,6 @@ class _UnderWay:
     late: bool = False
 
 
-@dataclass(slots=True)
-class Counters:
-    """What happened in a session since it began."""
-
-    steps: int = 0
-    replans: int = 0
-    discarded_frames: int = 0
-    starved_frames: int = 0
-    frozen_frames: int = 0
-    workers_lost: int = 0
-
-
 class Director:
     """The planning half of a session; the worker's listener."""
 
@@ -82,7 +71,7 @@ class Director:
     ) -> None:
         self.timeline, self.presenter, self.watchdog = timeline, presenter, watchdog
         self.controller = BlockController(worker.info)
-        self.counters = Counters()
+        self.metrics = SessionMetrics()
         self._partner_us = -LISTENING_US
         self.failure: AvatarError | None = None
         self._worker, self._face, self._on_event = worker, face, on_event
@@ -142,7 +131,7 @@ class Director:
         reaction_us = round(1000 * self.controller.reaction_ms())
         frame = self.presenter.replaceable(reaction_us)
         self._cut_back(frame)
-        self.counters.replans += 1
+        self.metrics.replans += 1
         self._replanned_us = now_us()
         self._wake.set()
         return frame
@@ -168,7 +157,7 @@ class Director:
 
     def on_lost(self, error: AvatarError) -> None:
         """Worker's call back: the slot is gone. The utterance is lost, the session is not."""
-        self.counters.workers_lost += 1
+        self.metrics.workers_lost += 1
         self._slot = None
         self._cut_back(self.presenter.end_index)
         self.timeline.voice.discard(fade=False)
@@ -246,7 +235,7 @@ class Director:
         due_us = self.presenter.due_us(self._next) - round(1000 * self.controller.reaction_ms())
         if now_us() < due_us:
             return 0, due_us - now_us()
-        self.counters.starved_frames += 1
+        self.metrics.starved_frames += 1
         return 1, None
 
     def _available_offline(self, heard: int | None, room: int) -> int:
@@ -286,7 +275,7 @@ class Director:
         except WorkerLostError as error:
             self.on_lost(error)
             return
-        self.counters.steps += 1
+        self.metrics.steps += 1
         self._under_way.append(_UnderWay(plan, choice, now_us(), self._fresh))
         self._fresh = self._cut = False
         self._next += choice.length
@@ -299,12 +288,13 @@ class Director:
         self._fresh |= any(step.fresh and step.came == 0 for step in self._under_way)
         self._under_way.clear()
         self._cut = True
-        self.counters.discarded_frames += max(0, self._next - frame)
+        self.metrics.discarded_frames += max(0, self._next - frame)
         self.presenter.drop_from(frame)
         self._next = self.presenter.end_index
         self.timeline.rewind(self._next)
 
     def _learn(self, step: _UnderWay, timing: dict[str, float]) -> None:
+        self.metrics.observe_block(timing)
         level = self.controller.level
         self.controller.observe(step.choice.length, step.choice.steps, timing, step.late)
         if self.controller.level != level:
@@ -321,7 +311,7 @@ class Director:
         silence = np.zeros(SAMPLES_PER_FRAME, np.float32)
         self.timeline.pass_over(index + 1)
         self.presenter.add(VideoFrame(last.image, silence, index * FRAME_US, AvatarState.IDLE, frozen=True))
-        self.counters.frozen_frames += 1
+        self.metrics.frozen_frames += 1
         self._next = index + 1
         return FRAME_US // 2
 

@@ -21,10 +21,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.audio.resample import Resampler
+from engine.clock import now_us
 from engine.direction import expression_vector
-from engine.director import Counters, Director
+from engine.director import Director
 from engine.errors import ArgumentError, AudioFormatError, SessionClosedError
 from engine.events import SessionEvent, Turns
+from engine.metrics import SessionMetrics
 from engine.presenter import Presenter
 from engine.timeline.cues import Cue, CueTrack, frames_of
 from engine.timeline.lane import AudioLane
@@ -86,6 +88,10 @@ class AvatarSession:
         self._resamplers: dict[str, Resampler] = {}
         self._bad_samples = 0
         self._coming_turn: int | None = None
+        self._newest_turn = 0
+        self._begun_us: dict[int, int] = {}
+        """When the first sound of turns came that are not yet heard."""
+        self._cut_us: int | None = None
         self._tasks: list[asyncio.Task[None]] = []
         self._timeline: Timeline | None = None
         self._closed = False
@@ -140,6 +146,8 @@ class AvatarSession:
         turn_id = self._turn(timeline)
         timeline.voice.push(samples, turn_id)
         self._coming_turn = None
+        if turn_id > self._newest_turn:
+            self._newest_turn, self._begun_us[turn_id] = turn_id, now_us()
         self._director.wake()
         return turn_id
 
@@ -169,6 +177,8 @@ class AvatarSession:
         self._resamplers.pop("voice", None)
         self._coming_turn = None
         stopped = self._turns.stop_all("interrupted")
+        self._begun_us.clear()
+        self._cut_us = now_us()
         self._emit(stopped)
         heard = next((event for event in stopped if last is not None and event.turn_id == last.turn_id), None)
         return Interrupted(heard.turn_id, heard.turn_samples) if heard else Interrupted(0, 0)
@@ -239,9 +249,10 @@ class AvatarSession:
             raise self._director.failure
 
     @property
-    def counters(self) -> Counters:
+    def metrics(self) -> SessionMetrics:
+        """What happened since the session began; `snapshot()` makes plain numbers of it."""
         self._started()
-        return self._director.counters
+        return self._director.metrics
 
     @property
     def presenter(self) -> Presenter:
@@ -308,14 +319,22 @@ class AvatarSession:
             self._director.change(kind, lambda frame: track.add(Cue(frame, cue.fade, cue.targets, cue.given)))
 
     def _shown(self, frame: VideoFrame) -> None:
+        if self._cut_us is not None:
+            self.metrics.cut_ms.observe((now_us() - self._cut_us) / 1000)
+            self._cut_us = None
         if frame.turn_id:
-            self._emit(self._turns.heard(frame.turn_id, frame.turn_samples, frame.end_of_turn))
+            events = self._turns.heard(frame.turn_id, frame.turn_samples, frame.end_of_turn)
+            begun_us = self._begun_us.pop(frame.turn_id, None)
+            if begun_us is not None:
+                self.metrics.answer_ms.observe((now_us() - begun_us) / 1000)
+            self._emit(events)
         self._director.on_shown(frame)
 
     def _tell(self, event: SessionEvent) -> None:
         if event.kind == "worker_lost":
             self._resamplers.pop("voice", None)
             self._coming_turn = None
+            self._begun_us.clear()
             self._emit(self._turns.stop_all("worker lost"))
         self._emit([event])
 

@@ -21,6 +21,7 @@ from engine.errors import (
     WorkerLostError,
 )
 from engine.events import EventKind, SessionEvent
+from engine.metrics import Histogram
 from engine.presenter import EGRESS_FRAMES
 from engine.session import AvatarSession, SessionConfig
 from engine.types import FRAME_US, AvatarState, VideoFrame
@@ -108,6 +109,46 @@ def test_idle_frames_come_at_25_a_second_with_rising_times() -> None:
     assert viewer.session.presenter.late == 0
 
 
+def test_metrics_agree_with_what_the_viewer_saw() -> None:
+    moments: list[float] = []
+
+    async def script(session: AvatarSession, viewer: Viewer) -> None:
+        await asyncio.sleep(1)
+        for _ in range(5):
+            moments.append(now())
+            session.push_audio(speech(2))
+            await asyncio.sleep(1)
+            session.interrupt()
+            await asyncio.sleep(0.5)
+
+    viewer = converse(script)
+    figures = viewer.session.metrics.snapshot()
+    waits = [next(t for t, f in viewer.after(m) if f.turn_id) - m for m in moments]
+    answers = figures["answer_ms"]
+    assert isinstance(answers, dict)
+    assert answers["count"] == 5
+    assert answers["mean"] == pytest.approx(1000 * np.mean(waits), abs=1)
+    cuts = figures["cut_ms"]
+    assert isinstance(cuts, dict)
+    assert (cuts["count"], cuts["max"] <= 41) == (5, True)
+    assert figures["steps"] == len(viewer.session._director._worker.steps)  # type: ignore[attr-defined]
+
+
+def test_histogram_percentiles_are_near_the_true_ones_in_bounded_memory() -> None:
+    values = np.random.default_rng(0).lognormal(3, 1, 20_000)
+    histogram = Histogram()
+    assert np.isnan(histogram.percentile(0.5))
+    for value in values:
+        histogram.observe(value)
+    for share in (0.01, 0.5, 0.95, 0.99):
+        assert histogram.percentile(share) == pytest.approx(np.quantile(values, share), rel=0.06)
+    assert histogram.snapshot()["mean"] == pytest.approx(values.mean())
+    histogram.observe(1e12)
+    histogram.observe(-5)
+    assert histogram.count == 20_002
+    assert len(histogram._buckets) == 128
+
+
 def test_an_utterance_is_heard_whole_and_once_and_soon() -> None:
     said, begun = speech(3), []
 
@@ -146,7 +187,7 @@ def test_a_real_time_microphone_is_answered_within_the_audio_wait_and_little_mor
     first = next(t for t, f in viewer.seen if f.turn_id)
     assert first - begun[0] <= 0.25
     assert len(heard(viewer, 1)) == 32_000
-    assert viewer.session.counters.starved_frames == 0
+    assert viewer.session.metrics.starved_frames == 0
 
 
 def test_burst_of_a_minute_loses_nothing_and_the_buffer_has_an_end() -> None:

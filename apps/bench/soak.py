@@ -82,7 +82,7 @@ def _result(viewer: Viewer, recorder: Recorder, minutes: float, fast: bool, wall
         realtime_factor=viewer.frames / FPS / wall_s,
         looks=notes.looks(),
         reanchored=session.watchdog.anchored,
-        workers_lost=session.counters.workers_lost,
+        workers_lost=session.metrics.workers_lost,
         seam=notes.seams(),
         memory_mb=notes.memory(),
         sustained=None if fast else summarise(viewer, wall_s, cpu_s),

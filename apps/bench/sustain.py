@@ -80,8 +80,8 @@ def summarise(viewer: Viewer, seconds: float, cpu_s: float) -> Sustained:
         slips=session.presenter.late,
         slipped_ms=session.presenter.slipped_us / 1e3,
         dropped_frames=session.presenter.dropped,
-        frozen_frames=session.counters.frozen_frames,
-        starved_frames=session.counters.starved_frames,
+        frozen_frames=session.metrics.frozen_frames,
+        starved_frames=session.metrics.starved_frames,
         degraded_share=viewer.degraded / frames,
         event_loop_share=cpu_s / seconds,
     )
