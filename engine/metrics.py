@@ -48,8 +48,8 @@ class Histogram:
 @dataclass(slots=True)
 class SessionMetrics:
     """Since the session began. Counts: blocks asked for; changes of plan; frames made and thrown away; frames of an
-    open utterance whose sound was late; repeated pictures; lost workers. Times: stages of each block; answer_ms from the
-    first sound of an utterance to its first frame; cut_ms from an interrupt to the first frame after it.
+    open utterance whose sound was late; repeated pictures; lost workers. Times: stages of each block; answer_ms from
+    the first sound of an utterance to its first frame; cut_ms from an interrupt to the first frame after it.
     """
 
     steps: int = 0
