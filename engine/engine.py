@@ -30,6 +30,7 @@ from engine.direction import expression_vector
 from engine.errors import ArgumentError, AudioEmptyError, AvatarError
 from engine.events import SessionEvent
 from engine.portrait.loading import ImageSource
+from engine.portrait.planes import to_planes
 from engine.portrait.portrait import Portrait, open_portrait
 from engine.session import AvatarSession, SessionConfig
 from engine.types import FPS, SAMPLES_PER_FRAME, AvatarState, VideoFrame
@@ -157,7 +158,7 @@ class AvatarEngine:
         """What a worker shows of a portrait. Raises PortraitError or ArgumentError."""
         _check_size(size)
         opened = portrait if isinstance(portrait, Portrait) else self.open_portrait(portrait)
-        return Face(_to_planes(opened.crop(REFERENCE_PX)), _to_planes(opened.crop(size)), seed)
+        return Face(to_planes(opened.crop(REFERENCE_PX)), to_planes(opened.crop(size)), seed)
 
     def open_portrait(self, source: ImageSource) -> Portrait:
         """Read a picture and find its face, with the model's own face-point network if it has one."""
@@ -245,11 +246,6 @@ def _frame(job: _Job, index: int, image: NDArray[np.uint8], timing: dict[str, fl
     heard = job.pcm[index * SAMPLES_PER_FRAME : (index + 1) * SAMPLES_PER_FRAME]
     audio[: len(heard)] = heard
     return VideoFrame(image, audio, index * 1_000_000 // FPS, AvatarState(int(job.states[index])), timing)
-
-
-def _to_planes(crop: NDArray[np.uint8]) -> Floats:
-    """uint8 [S, S, 3] to float32 [1, 3, S, S] in [-1, 1]."""
-    return np.ascontiguousarray(crop.transpose(2, 0, 1)[None].astype(np.float32) / 127.5 - 1)
 
 
 def _check_size(size: int) -> None:

@@ -27,6 +27,7 @@ from engine.director import Director
 from engine.errors import ArgumentError, AudioFormatError, SessionClosedError
 from engine.events import SessionEvent, Turns
 from engine.metrics import SessionMetrics
+from engine.portrait.planes import to_pixels
 from engine.presenter import Presenter
 from engine.timeline.cues import Cue, CueTrack, frames_of
 from engine.timeline.lane import AudioLane
@@ -114,7 +115,7 @@ class AvatarSession:
         voice = AudioLane(config.buffer_seconds, keep_up_frames=5 if config.keep_up else None, probability=own)
         self._timeline = Timeline(voice, partner)
         self._presenter = Presenter(config.paced, self._shown)
-        watchdog = DriftWatchdog(_to_pixels(self._face.picture), config.drift)
+        watchdog = DriftWatchdog(to_pixels(self._face.picture[0]), config.drift)
         self._director = Director(self._timeline, self._presenter, self._worker, self._face, watchdog, self._tell)
         await self._director.open()
         loop = asyncio.get_running_loop()
@@ -375,8 +376,3 @@ def _fade(milliseconds: float) -> int:
     if not 0 <= milliseconds <= LONGEST_FADE_MS:
         raise ArgumentError(f"fade_ms must lie between 0 and {LONGEST_FADE_MS}, not {milliseconds}")
     return frames_of(milliseconds)
-
-
-def _to_pixels(planes: NDArray[np.float32]) -> NDArray[np.uint8]:
-    pixels: NDArray[np.uint8] = np.clip((planes[0].transpose(1, 2, 0) + 1) * 127.5 + 0.5, 0, 255).astype(np.uint8)
-    return pixels

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.backends.base import Floats
+from engine.portrait.planes import to_pixels
 
 
 def compose(displacement: Floats, paint: Floats, portrait: Floats) -> NDArray[np.uint8]:
@@ -22,22 +23,16 @@ def compose(displacement: Floats, paint: Floats, portrait: Floats) -> NDArray[np
     [F, 4, h, h]: RGB in [-1, 1] and, in [0, 1], how much of the moved portrait shows. portrait [1, 3, P, P] in [-1, 1].
     """
     side = portrait.shape[-1]
-    picture = _to_pixels(portrait[0])
+    picture = to_pixels(portrait[0])
     place = _pixel_positions(side)
     out = np.empty((len(displacement), side, side, 3), np.uint8)
     for flow, layers, image in zip(displacement, paint, out, strict=True):
         shift = cv2.resize(flow.transpose(1, 2, 0) * np.float32(side / 2), (side, side))
         moved = cv2.remap(picture, cv2.add(shift, place), None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
-        painted = cv2.resize(_to_pixels(layers[:3]), (side, side))
+        painted = cv2.resize(to_pixels(layers[:3]), (side, side))
         shows = cv2.resize(layers[3], (side, side))
         cv2.blendLinear(moved, painted, shows, 1 - shows, image)
     return out
-
-
-def _to_pixels(planes: Floats) -> NDArray[np.uint8]:
-    """[3, S, S] in [-1, 1] to uint8 [S, S, 3]."""
-    pixels: NDArray[np.uint8] = np.clip(planes * 127.5 + 128, 0, 255).astype(np.uint8)
-    return np.ascontiguousarray(pixels.transpose(1, 2, 0))
 
 
 @lru_cache(maxsize=4)

@@ -15,6 +15,7 @@ from engine.audio.features import LOG_FLOOR
 from engine.audio.windows import LOOK_AHEAD_FRAMES, MELS_PER_FRAME, WINDOW_MELS
 from engine.backends.base import Floats, Landmarker, Reference, Sampling
 from engine.model.config import TINY, ModelConfig
+from engine.portrait.planes import to_pixels
 from engine.types import EXPRESSIONS, AvatarState
 
 _MOUTH_Y = 0.68
@@ -73,7 +74,7 @@ class MockBackend:
         return velocity, fresh, fresh
 
     def decode(self, latents: Floats, reference: Reference, portrait: Floats) -> NDArray[np.uint8]:
-        picture = _to_pixels(portrait)
+        picture = to_pixels(portrait[0])
         openings = np.clip(latents[:, 0].mean((1, 2)), 0, 1)
         return np.stack([_open_mouth(picture, float(opening)) for opening in openings])
 
@@ -83,11 +84,6 @@ class MockBackend:
     def _cache_shape(self, frames: int, sessions: int = 1) -> tuple[int, ...]:
         c = self.config
         return (c.depth, sessions, c.heads, frames * c.frame_tokens, c.head_width)
-
-
-def _to_pixels(portrait: Floats) -> NDArray[np.uint8]:
-    pixels: NDArray[np.uint8] = np.clip((portrait[0].transpose(1, 2, 0) + 1) * 127.5 + 0.5, 0, 255).astype(np.uint8)
-    return pixels
 
 
 def _open_mouth(picture: NDArray[np.uint8], opening: float) -> NDArray[np.uint8]:
