@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from engine.clock import MICROSECONDS, now_us
 from engine.controller import LEVELS, BlockController, Choice
-from engine.errors import AvatarError, EngineFullError, WorkerBrokenError, WorkerLostError
+from engine.errors import AvatarError, EngineFullError, WorkerLostError
 from engine.events import EventKind, SessionEvent
 from engine.metrics import SessionMetrics
 from engine.presenter import Presenter
@@ -38,6 +38,9 @@ REPLAN_US = 2 * FRAME_US
 
 AFTER_CUT_FRAMES = 2
 """Longest block right after a change of plan, when the answer matters more than the cost."""
+
+MOST_LOSSES, LOSSES_US = 5, 20 * MICROSECONDS
+"""So many lost slots within so long end the session: what fails at every step would do so for ever."""
 
 REOPEN_FIRST_S, REOPEN_LONGEST_S = 0.05, 2.0
 
@@ -83,6 +86,7 @@ class Director:
         self._under_way: deque[_UnderWay] = deque()
         self._changes: dict[str, Change] = {}
         self._replanned_us = -REPLAN_US
+        self._losses: deque[int] = deque(maxlen=MOST_LOSSES)
         self._wake = asyncio.Event()
         self._reopening: asyncio.Task[None] | None = None
 
@@ -148,7 +152,8 @@ class Director:
         if step.came == 0:
             step.late = self.presenter.paced and now_us() > self.presenter.due_us(step.plan.first)
         for image in pictures.images:
-            self.presenter.add(_frame(step.plan, step.came, image, dict(pictures.timing)))
+            last = pictures.last and step.came + 1 == step.plan.length
+            self.presenter.add(_frame(step.plan, step.came, image, dict(pictures.timing) if last else {}))
             step.came += 1
         if pictures.last:
             self._under_way.popleft()
@@ -163,7 +168,10 @@ class Director:
         self.timeline.voice.discard(fade=False)
         self._fresh = True
         self._on_event(SessionEvent(EventKind.WORKER_LOST, detail=f"{error.code}: {error}"))
-        if self._reopening is None or self._reopening.done():
+        self._losses.append(now_us())
+        if len(self._losses) == MOST_LOSSES and now_us() - self._losses[0] < LOSSES_US:
+            self._give_up(error)
+        elif self._reopening is None or self._reopening.done():
             self._reopening = asyncio.get_running_loop().create_task(self._reopen(), name="avatar-reopen")
 
     def on_shown(self, frame: VideoFrame) -> None:
@@ -178,7 +186,7 @@ class Director:
         if self._slot is None:
             return self._freeze()
         wait_us = self._apply_changes()
-        while len(self._under_way) < STEPS_PER_SLOT and not self.presenter.full:
+        while self._slot is not None and len(self._under_way) < STEPS_PER_SLOT and not self.presenter.full:
             room = self._room()
             if room <= 0:
                 return wait_us
@@ -303,7 +311,7 @@ class Director:
     def _freeze(self) -> int | None:
         """Without a worker: repeat the last picture, in time."""
         last, index = self.presenter.last, self.presenter.end_index
-        if last is None or not self.presenter.paced:
+        if last is None or not self.presenter.paced or self.failure is not None:
             return None
         wait_us = self.presenter.due_us(index) - FRAME_US // 2 - now_us()
         if wait_us > 0:
@@ -320,15 +328,19 @@ class Director:
         while self._slot is None:
             try:
                 self._slot = await self._worker.open(self._face, self)
-            except WorkerBrokenError as error:
-                self.failure = error
-                self.presenter.close()
-                return
             except (WorkerLostError, EngineFullError):
                 await asyncio.sleep(pause_s)
                 pause_s = min(2 * pause_s, REOPEN_LONGEST_S)
+            except AvatarError as error:
+                self._give_up(error)
+                return
         self._on_event(SessionEvent(EventKind.WORKER_BACK))
         self._wake.set()
+
+    def _give_up(self, error: AvatarError) -> None:
+        """End the frames with this error; sessions of a model that keeps failing must not go round for ever."""
+        self.failure = error
+        self.presenter.close()
 
 
 def _frame(plan: Plan, offset: int, image: NDArray[np.uint8], timing: dict[str, float]) -> VideoFrame:

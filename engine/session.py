@@ -12,6 +12,7 @@ All methods but `frames` and `aclose` return at once and belong to the event loo
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
 from types import TracebackType
@@ -36,6 +37,8 @@ from engine.timeline.timeline import Timeline
 from engine.types import POSE_AXES, SAMPLE_RATE_HZ, AvatarState, VideoFrame
 from engine.watchdog import DriftBounds, DriftWatchdog
 from engine.worker.base import Face, Worker
+
+_LOG = logging.getLogger(__name__)
 
 Pcm = NDArray[Any] | bytes | bytearray | memoryview
 
@@ -80,7 +83,8 @@ class AvatarSession:
         on_event: Callable[[SessionEvent], None] | None = None,
         speech: Probability | None = None,
     ) -> None:
-        """on_event: called with each SessionEvent, in the event loop; it must not block. speech: probability of speech
+        """on_event: called with each SessionEvent, in the event loop; it must not block, and
+        what it raises is logged. speech: probability of speech
         in a window of 512 samples, Silero when None.
         """
         self.config = config or SessionConfig()
@@ -240,8 +244,8 @@ class AvatarSession:
         self._presenter.follow(pts_us)
 
     async def frames(self) -> AsyncIterator[VideoFrame]:
-        """Frames as they are due, until the session is closed. For one reader. Raises WorkerBrokenError at the end when
-        the model could not be kept running.
+        """Frames as they are due, until the session is closed. For one reader. Raises at the end what was wrong, as
+        WorkerBrokenError, when the model could not be kept running.
         """
         self._started()
         while (frame := await self._presenter.take()) is not None:
@@ -340,9 +344,14 @@ class AvatarSession:
         self._emit([event])
 
     def _emit(self, events: list[SessionEvent]) -> None:
-        if self._on_event is not None:
-            for event in events:
+        if self._on_event is None:
+            return
+        for event in events:
+            try:
                 self._on_event(event)
+            except Exception:
+                # The user's fault must cost neither the picture nor, while closing, the slot.
+                _LOG.exception("on_event failed for %s", event.kind)
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         """A task of ours must not die in silence: its error ends the session where the user looks."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import suppress
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -14,11 +13,11 @@ from engine.errors import (
     ArgumentError,
     AudioBufferFullError,
     AudioFormatError,
+    BackendFailedError,
     EngineFullError,
     SessionClosedError,
     UnknownExpressionError,
     WorkerBrokenError,
-    WorkerLostError,
 )
 from engine.events import EventKind, SessionEvent
 from engine.metrics import Histogram
@@ -26,7 +25,7 @@ from engine.presenter import EGRESS_FRAMES
 from engine.session import AvatarSession, SessionConfig
 from engine.types import FRAME_US, AvatarState, VideoFrame
 from engine.watchdog import DriftBounds
-from tests.fake_worker import FakeWorker, face
+from tests.fake_worker import FakeSlot, FakeWorker, face
 from tests.virtual_time import run_virtual
 
 F_S = FRAME_US / 1e6
@@ -633,18 +632,78 @@ def test_listening_frames_follow_the_other_voice_closely() -> None:
     assert reached[0] <= 0.5
 
 
-def test_a_failing_callback_of_the_user_does_not_hang_the_reader() -> None:
+def test_a_failing_callback_of_the_user_costs_neither_the_picture_nor_the_slot(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    worker = FakeWorker()
+
     async def main() -> None:
         def fail(event: SessionEvent) -> None:
             raise RuntimeError("the user's own fault")
 
-        asyncio.get_running_loop().set_exception_handler(lambda *_: None)
-        async with AvatarSession(FakeWorker(), face(), on_event=fail, speech=loud) as session:
+        config = SessionConfig(drift=CALM)
+        async with AvatarSession(worker, face(), config, on_event=fail, speech=loud) as session:
             session.push_audio(speech(1))
             session.flush()
-            with suppress(WorkerLostError):
-                async for _ in session.frames():
-                    pass
+            async for frame in session.frames():
+                if frame.end_of_turn:
+                    break
+            session.push_audio(speech(1))
 
-    with pytest.raises(RuntimeError, match="own fault"):
+    run_virtual(main())
+    assert [slot.closed for slot in worker.slots] == [True]
+    assert caplog.text.count("on_event failed") == 3
+
+
+def test_a_model_that_fails_at_every_step_ends_the_session_even_for_a_slow_reader() -> None:
+    worker = FakeWorker()
+
+    async def main() -> None:
+        async def failing(self: FakeSlot) -> None:
+            await asyncio.sleep(0.01)
+            self.stop()
+            self.listener.on_lost(BackendFailedError("this voice cannot be heard"))
+
+        async with AvatarSession(worker, face(), SessionConfig(drift=CALM), speech=loud) as session:
+            frames = session.frames()
+            await anext(frames)
+            FakeSlot._work = failing  # type: ignore[method-assign]
+            worker.crash()
+            with pytest.raises(BackendFailedError):
+                async for _ in frames:
+                    await asyncio.sleep(0.1)
+        assert session.metrics.workers_lost == 5
+
+    work = FakeSlot._work
+    try:
         run_virtual(main())
+    finally:
+        FakeSlot._work = work  # type: ignore[method-assign]
+
+
+def test_a_slot_that_is_gone_when_a_step_is_submitted_is_opened_again() -> None:
+    worker = FakeWorker()
+
+    async def script(session: AvatarSession, viewer: Viewer) -> None:
+        await asyncio.sleep(1)
+        # Gone without a word: only the next submit tells.
+        worker.slots[0].stop()
+        session.push_audio(speech(1))
+        session.flush()
+        await asyncio.sleep(1)
+        session.push_audio(speech(1))
+        session.flush()
+        await asyncio.sleep(2)
+
+    viewer = converse(script, worker)
+    assert [e.complete for e in viewer.of_kind(EventKind.TURN_FINISHED)] == [False, True]
+    assert viewer.gaps().max() <= 2 * F_S
+
+
+def test_a_block_s_timing_is_on_its_last_frame_alone() -> None:
+    async def script(session: AvatarSession, viewer: Viewer) -> None:
+        await asyncio.sleep(3)
+
+    viewer = converse(script)
+    timed = sum(bool(f.timing) for _, f in viewer.seen)
+    assert 0 < timed <= viewer.session.metrics.steps
