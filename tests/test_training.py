@@ -188,6 +188,32 @@ def test_consistency_loss_of_a_still_flow_is_zero() -> None:
     assert float(loss) == pytest.approx(0.0, abs=1e-6)
 
 
+def test_articulation_teaches_the_clip_where_the_teacher_knows_nothing() -> None:
+    """A teacher of zero velocity maps noise to itself; only the probed direction of the clip can be learned."""
+    torch.manual_seed(0)
+    cells = TINY.latent_channels * TINY.latent_grid**2
+    probe = nn.Linear(cells, 1)
+    nn.init.constant_(probe.weight, cells**-0.5)
+    read = LegibleError(probe, torch.ones(()))
+    ignored = LegibleError(nn.Linear(cells, 1), torch.zeros(()))
+    audio = AudioEncoder(TINY)
+    given = toy_conditions(Denoiser(TINY), audio)
+    wanted = 1.0 - given.state.float()
+
+    def learned(weight: float) -> float:
+        torch.manual_seed(0)
+        student = Denoiser(TINY)
+        how = ConsistencyConfig(grid=4, guidance=1.0, articulation=weight)
+        stage = ConsistencyDistillation(student, Denoiser(TINY), audio, ignored, 1.0, how, articulation=read)
+        fit(stage, student, 60, 3e-3)
+        reference = torch.zeros(len(wanted), TINY.latent_channels, 4, 4)
+        made = generate(student, given, reference, SamplingConfig("consistency", 1, guidance=1.0, block=4))
+        return float(torch.corrcoef(torch.stack((made.mean((2, 3, 4)).flatten(), wanted.flatten())))[0, 1])
+
+    assert abs(learned(0.0)) < 0.4
+    assert learned(1.0) > 0.8
+
+
 def test_unconditional_branch_hides_voices_and_state_only() -> None:
     denoiser, audio = Denoiser(TINY), AudioEncoder(TINY)
     given = toy_conditions(denoiser, audio)

@@ -35,6 +35,12 @@ _MOUTH = [INDEX[n] for n in ("mouth_right", "mouth_left", "lip_upper_outer", "li
 _EYES = ([INDEX["eye_right_outer"], INDEX["eye_right_inner"]], [INDEX["eye_left_outer"], INDEX["eye_left_inner"]])
 
 
+_SPEECH = (
+    "jawOpen", "mouthClose", "mouthFunnel", "mouthPucker", "mouthLower", "mouthUpper", "mouthStretch", "mouthRoll",
+    "mouthPress", "tongueOut",
+)  # fmt: skip
+
+
 @dataclass(frozen=True, slots=True)
 class CodecWeights:
     """Loss weights; pixels count 1 everywhere, more around mouth and eyes."""
@@ -87,6 +93,12 @@ def probe_emphasis(mouth: float = 4.0) -> Tensor:
     units = [mouth if name.startswith(("jaw", "mouth", "eyeBlink")) else 1.0 for name in ARKIT_UNITS]
     points = [mouth if name.startswith(("lip", "mouth", "lid")) else 1.0 for name in LANDMARKS for _ in "xy"]
     return torch.tensor([*units, *[1.0] * 5, *points])
+
+
+def speech_emphasis() -> Tensor:
+    """1 for probe outputs that are units which speech moves, 0 for all else; [PROBE_OUTPUTS]."""
+    units = [float(name.startswith(_SPEECH)) for name in ARKIT_UNITS]
+    return torch.tensor(units + [0.0] * (PROBE_OUTPUTS - len(units)))
 
 
 class CodecStage(nn.Module):
