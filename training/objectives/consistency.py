@@ -46,6 +46,8 @@ class ConsistencyConfig:
     legible: float = 2.0
     articulation: float = 0.0
     """Weight of the speech units' squared distance to the clip itself."""
+    first: float = 0.2
+    """Share of blocks that are pure noise, besides the grid's even share: where every sampling of few steps begins."""
     edge: float = 2.0
     """How much more the first frame of a block counts, as in the teacher."""
 
@@ -84,6 +86,7 @@ class ConsistencyDistillation(nn.Module):
         size, frames = x0.shape[:2]
         block_of = random_blocks(frames, self.student.config.block_lengths).to(x0.device)
         n = torch.randint(c.grid, (size, int(block_of[-1]) + 1), device=x0.device)
+        n = n * (torch.rand(n.shape, device=n.device) >= c.first)
         t, r = per_block(self.times[n], block_of), per_block(self.times[n + 1], block_of)
         t5, r5 = t[..., None, None, None], r[..., None, None, None]
         x_t = add_noise(x0, torch.randn_like(x0), t5)
