@@ -14,9 +14,10 @@ from engine.portrait.crop import CropBox
 from engine.portrait.landmarks import INDEX
 from training.data.puppets.contact import seam_height
 from training.data.puppets.errors import AssetsMissing, PortraitUnusable
-from training.data.puppets.eyes import pull_inside
+from training.data.puppets.eyes import OUTLINES, pull_inside
 from training.data.puppets.face_model import N_UNITS, FaceModel, Rim, load_face_model
 from training.data.puppets.fit import fit_face, scaled_rotation
+from training.data.puppets.lids import membrane, shut_eyes
 from training.data.puppets.mesh import Projection, rim_rings, thin_plate, vertex_normals
 from training.data.puppets.motion import rotation
 from training.data.puppets.photo import crop_texture, read_photo
@@ -224,3 +225,47 @@ def test_drawing_is_deterministic(puppet) -> None:  # noqa: ANN001
     first = puppet.draw(pose).image
     puppet.draw(_pose(mouthPucker=1.0))
     np.testing.assert_array_equal(first, puppet.draw(pose).image)
+
+
+def _face_with_eyes() -> tuple[np.ndarray, np.ndarray, dict[str, np.ndarray]]:
+    """Even skin with two dark openings; landmarks and lid lines in fractions of a crop without padding."""
+    picture = np.full((200, 200, 3), (200, 150, 120), np.uint8)
+    points = np.full((478, 2), 0.5, np.float32)
+    seams = {}
+    angle = np.linspace(np.pi, -np.pi, 16, endpoint=False)  # from the outer corner round below, as OUTLINES
+    for side, (x, cheek) in {"right": (0.3, 50), "left": (0.7, 280)}.items():
+        outline = np.stack([x + 0.1 * np.cos(angle), 0.4 + 0.04 * np.sin(angle)], 1)
+        points[list(OUTLINES[side][0])] = outline
+        points[cheek] = (x, 0.7)
+        cv2.fillPoly(picture, [np.round(outline * 200).astype(np.int32)], (20, 15, 10))
+        line = np.linspace(x - 0.1, x + 0.1, 9)
+        seams[side] = np.stack([line, np.full(9, 0.43)], 1).astype(np.float32)
+    return picture, points, seams
+
+
+def test_shut_eyes_are_skin_with_a_line_of_lashes() -> None:
+    picture, points, seams = _face_with_eyes()
+    shut = shut_eyes(picture, points, seams, 0)
+    for x in (60, 140):
+        assert picture[80, x].max() < 30 < 150 < shut[80, x].max()  # skin where the eye was
+        assert shut[86, x].mean() < 0.6 * shut[80, x].mean()  # lashes on the seam
+    np.testing.assert_array_equal(shut[150:], picture[150:])
+
+
+def test_membrane_keeps_dark_frames_out_of_the_skin() -> None:
+    patch = np.full((56, 56, 3), 180, np.float32)
+    patch[14:18] = 20  # the rim of a pair of glasses
+    hole = np.zeros((56, 56), bool)
+    hole[20:36, 14:42] = True
+    assert membrane(patch, hole)[hole].min() > 165
+
+
+def test_shut_lids_move_by_flow_where_skin_was_seen(puppet) -> None:  # noqa: ANN001
+    reference = puppet.set_reference(None)
+    drawn = puppet.draw(_pose(eyeBlink=1.0), truth=True)
+    for side in ("left", "right"):
+        x, lid = reference.landmarks[INDEX[f"lid_{side}_upper"]] * 64
+        brow = reference.landmarks[INDEX[f"brow_{side}_middle"]][1] * 64
+        column = drawn.known[int(brow) + 1 : int(lid) + 3, int(x)]
+        moved = np.abs(drawn.flow[..., 1] - reference.flow[..., 1])[int(brow) + 1 : int(lid) + 3, int(x)]
+        assert ((column > 0.5) & (moved > 0.002)).any() and (column < 0.5).any()
