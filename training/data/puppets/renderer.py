@@ -67,7 +67,8 @@ def truth_maps(raw: Floats) -> tuple[Floats, Floats, Floats]:
 class PuppetRenderer:
     """Draws one rig at px x px; texture and shut are the photograph with its own and with shut eyes.
 
-    Not thread-safe; close() frees everything it put on the card."""
+    Not thread-safe; close() frees everything it put on the card.
+    """
 
     def __init__(
         self, rig: PuppetRig, texture: NDArray[np.uint8], shut: NDArray[np.uint8], pad: float, paint: Paint, px: int

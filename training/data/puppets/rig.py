@@ -47,7 +47,7 @@ class PuppetRig:
     view: projection into fractions of the canonical crop.
     face_uv, grid_uv [n, 2]: place on the photograph (fractions of the crop).
     shut_uv [n, 2]: the same on the picture with both eyes shut (see lids.py). lid_seams: by side, the line [k, 2] on
-    which shut lids meet, by rising x. face_lid [n]: 1 upper right, 2 upper left, 3 lower right, 4 lower left, 0 elsewhere.
+    which shut lids meet, by rising x. face_lid [n]: 1 upper right, 2 upper left, 3 lower right, 4 lower left, else 0.
     face_alpha [n]: opacity.
     face_gloom [n]: light that reaches the inside of the lips, in [0, 1].
     face_normals [n, 3]: at rest. face_normal_basis [53, n, 3]: their change per unit.
