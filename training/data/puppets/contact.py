@@ -15,10 +15,11 @@ from training.data.truth import UNIT
 
 Floats = NDArray[np.float32]
 
-_INNER_UPPER = (78, 191, 80, 81, 82, 13, 312, 311, 310, 415, 308)
-_INNER_LOWER = (78, 95, 88, 178, 87, 14, 317, 402, 318, 324, 308)
+INNER_UPPER = (78, 191, 80, 81, 82, 13, 312, 311, 310, 415, 308)
+INNER_LOWER = (78, 95, 88, 178, 87, 14, 317, 402, 318, 324, 308)
 _LIP_REACH_CM = 0.45
 _LIP_OVERLAP_CM = 0.03
+_LIP_MARGIN_CM = 0.06
 _LID_OVERLAP_CM = 0.05
 _SEAM_POINTS = 24
 _CANTHUS_CM = 0.12
@@ -26,21 +27,36 @@ _LIP_SEAM_RINGS = (5, 9)
 _LID_SEAM_RINGS = (1, 5)
 
 
+def part_lips(model: FaceModel, rest: Floats, points: Floats, view: Projection) -> Floats:
+    """Camera-frame vertices with each lip's edge where the photograph shows it, so that no tooth is taken for lip."""
+    upper, lower = (view.lift(points[list(row)]).astype(np.float64) for row in (INNER_UPPER, INNER_LOWER))
+    margin = np.clip(0.25 * (upper[:, 1] - lower[:, 1]), 0, _LIP_MARGIN_CM)
+    upper[:, 1] += margin
+    lower[:, 1] -= margin
+    return _lips_to(model, rest, upper, lower)
+
+
 def meet_lips(model: FaceModel, rest: Floats, points: Floats, view: Projection) -> Floats:
     """Camera-frame vertices with both lips moved onto the line between the landmarks of the inner lips."""
-    line = (points[list(_INNER_UPPER)] + points[list(_INNER_LOWER)]) / 2
+    line = (points[list(INNER_UPPER)] + points[list(INNER_LOWER)]) / 2
     line = view.lift(line).astype(np.float64)
+    return _lips_to(model, rest, line - (0, _LIP_OVERLAP_CM), line)
+
+
+def _lips_to(model: FaceModel, rest: Floats, upper_line: NDArray, lower_line: NDArray) -> Floats:
+    """Both lips' edges moved onto lines [k, 2] of rising x; the farther they go, the more of the skin goes along."""
     out = rest.copy()
     rim = model.mouth_rim
-    for upper in (True, False):
+    for upper, line in ((True, upper_line), (False, lower_line)):
         own = rim.vertices[rim.upper == upper]
         seam = seam_height(rest, rim, upper, _LIP_SEAM_RINGS, rest[own, 0])
-        wanted = np.interp(rest[own, 0], line[:, 0], line[:, 1]) - (_LIP_OVERLAP_CM if upper else 0.0)
+        shift = np.interp(rest[own, 0], line[:, 0], line[:, 1]) - seam
         away = np.abs(rest[own, 1] - seam)
+        reach = np.maximum(_LIP_REACH_CM, 2.0 * np.abs(shift).max())
         inside = (rest[own, 0] > line[0, 0]) & (rest[own, 0] < line[-1, 0])
         beyond = np.maximum(line[0, 0] - rest[own, 0], rest[own, 0] - line[-1, 0]).clip(0)
-        weight = np.exp(-((away / _LIP_REACH_CM) ** 2)) * np.where(inside, 1.0, np.exp(-((beyond / 0.25) ** 2)))
-        out[own, 1] += (wanted - seam) * weight
+        weight = np.exp(-((away / reach) ** 2)) * np.where(inside, 1.0, np.exp(-((beyond / 0.25) ** 2)))
+        out[own, 1] += shift * weight
     return out
 
 

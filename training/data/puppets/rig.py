@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from training.data.puppets.contact import close_lids, meet_lips, seam_shift, shut_lids
+from training.data.puppets.contact import close_lids, meet_lips, part_lips, seam_shift, shut_lids
 from training.data.puppets.eyes import Eye, build_eyes
 from training.data.puppets.face_model import FaceModel
 from training.data.puppets.fit import FaceFit
@@ -82,10 +82,11 @@ def build_rig(model: FaceModel, photo: PhotoFace, identity_shift: Floats | None 
     normal_basis = ((model.unit_normals[:, :n_face] * room) @ fit.rotation.T).astype(np.float32)
     view, fitted = _camera_frame(model, fit)
     rest = _hit_landmarks(model, fitted, photo.points[model.control_points], view)
+    rest = part_lips(model, rest, photo.points, view)
+    uv = view.image(rest[:n_face])
     rest = meet_lips(model, rest, photo.points, view)
     rest[n_face:] += seam_shift(model, fitted, rest)
     close_lids(model, rest, basis)
-    uv = view.image(rest[:n_face])
     normals = vertex_normals(rest, model.triangles["face"])[:n_face]
     alpha = _edge_alpha(photo.points, uv, normals)
     shut, lid, seams = shut_lids(model, rest, basis)
