@@ -22,7 +22,7 @@ from training.data.truth import ARKIT_UNITS, UNIT, Drawn, FramePose
 
 Floats = NDArray[np.float32]
 
-HEAD_LIMITS_DEG = np.array([15.0, 12.0, 10.0])
+HEAD_LIMITS_DEG = np.array([25.0, 16.0, 14.0])
 GAZE_LIMITS_DEG = np.array([24.0, 16.0])
 _LID_DEG = 25.0
 _SUPERSAMPLE = ((160, 2.0), (320, 1.5))
