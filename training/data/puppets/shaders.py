@@ -32,9 +32,12 @@ void main() {
         v_light *= clamp(glow(n, relight) / glow(n, light), 0.65, 1.2);
     } else if (kind == 2) {
         vec3 n = turn * rest_normal;
-        float deep = clamp(1.06 - (lip_depth - turned.z) / 4.8, 0.08, 1.0);
+        // Light falls in from the lips; the wet tongue passes it on, so it stays seen deeper than the socket does.
+        float reach = part == 1 ? 7.5 : 4.8;
+        float deep = clamp(1.06 - (lip_depth - turned.z) / reach, part == 1 ? 0.2 : 0.08, 1.0);
         v_light = deep * mix(0.6, 1.0, smoothstep(-0.15, 0.4, upper_lip - turned.y));
-        v_light *= (0.72 + 0.28 * clamp(n.z, 0.0, 1.0));
+        // The gaps between teeth face sideways: they get their shade from there.
+        v_light *= part == 2 ? mix(0.6, 1.0, smoothstep(0.2, 0.9, n.z)) : 0.72 + 0.28 * clamp(n.z, 0.0, 1.0);
     } else {
         v_light = 1.0;
     }
