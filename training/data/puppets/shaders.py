@@ -29,7 +29,7 @@ void main() {
     if (kind == 1) {
         vec3 n = turn * normalize(normal);
         v_light = clamp(glow(n, light) / glow(rest_normal, light), 0.75, 1.2) * look.z;
-        v_light *= clamp(glow(n, relight) / glow(n, light), 0.65, 1.2);
+        v_light *= clamp(glow(n, relight) / glow(n, light), 0.78, 1.15);
     } else if (kind == 2) {
         vec3 n = turn * rest_normal;
         // Light falls in from the lips; the wet tongue passes it on, so it stays seen deeper than the socket does.
