@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -12,14 +13,16 @@ import pytest
 
 from engine.portrait.crop import CropBox
 from engine.portrait.landmarks import INDEX
-from training.data.puppets.contact import seam_height
+from training.data.puppets.contact import INNER_LOWER, INNER_UPPER, meet_lips, part_lips, seam_height
 from training.data.puppets.errors import AssetsMissing, PortraitUnusable
-from training.data.puppets.eyes import pull_inside
+from training.data.puppets.eyes import OUTLINES, pull_inside
 from training.data.puppets.face_model import N_UNITS, FaceModel, Rim, load_face_model
-from training.data.puppets.fit import fit_face, scaled_rotation
+from training.data.puppets.fit import FaceFit, fit_face, scaled_rotation
+from training.data.puppets.lids import membrane, shut_eyes
 from training.data.puppets.mesh import Projection, rim_rings, thin_plate, vertex_normals
 from training.data.puppets.motion import rotation
-from training.data.puppets.photo import crop_texture, read_photo
+from training.data.puppets.photo import PhotoFace, crop_texture, read_photo
+from training.data.puppets.portraits import Screening, screen
 from training.data.puppets.variants import Variant, colour_texture, make_variant
 from training.data.truth import UNIT, FramePose
 
@@ -131,7 +134,7 @@ def test_variants_are_deterministic_and_differ() -> None:
     assert make_variant(0, 60) == Variant()
     assert make_variant(7, 60) == make_variant(7, 60) != make_variant(8, 60)
     shifts = np.array([make_variant(k, 60).identity for k in range(1, 30)])
-    assert np.abs(shifts).max() <= 0.6
+    assert 0.7 < np.abs(shifts).max() <= 0.9
     scales = [make_variant(k, 60).crop_scale for k in range(1, 60)]
     assert 0.92 <= min(scales) < 0.96 and 1.05 < max(scales) <= 1.10
     texture = RNG.integers(0, 255, (8, 8, 3), np.uint8)
@@ -224,3 +227,82 @@ def test_drawing_is_deterministic(puppet) -> None:  # noqa: ANN001
     first = puppet.draw(pose).image
     puppet.draw(_pose(mouthPucker=1.0))
     np.testing.assert_array_equal(first, puppet.draw(pose).image)
+
+
+def _face_with_eyes() -> tuple[np.ndarray, np.ndarray, dict[str, np.ndarray]]:
+    """Even skin with two dark openings; landmarks and lid lines in fractions of a crop without padding."""
+    picture = np.full((200, 200, 3), (200, 150, 120), np.uint8)
+    points = np.full((478, 2), 0.5, np.float32)
+    seams = {}
+    angle = np.linspace(np.pi, -np.pi, 16, endpoint=False)  # from the outer corner round below, as OUTLINES
+    for side, (x, cheek) in {"right": (0.3, 50), "left": (0.7, 280)}.items():
+        outline = np.stack([x + 0.1 * np.cos(angle), 0.4 + 0.04 * np.sin(angle)], 1)
+        points[list(OUTLINES[side][0])] = outline
+        points[cheek] = (x, 0.7)
+        cv2.fillPoly(picture, [np.round(outline * 200).astype(np.int32)], (20, 15, 10))
+        line = np.linspace(x - 0.1, x + 0.1, 9)
+        seams[side] = np.stack([line, np.full(9, 0.43)], 1).astype(np.float32)
+    return picture, points, seams
+
+
+def test_shut_eyes_are_skin_with_a_line_of_lashes() -> None:
+    picture, points, seams = _face_with_eyes()
+    shut = shut_eyes(picture, points, seams, 0)
+    for x in (60, 140):
+        assert picture[80, x].max() < 30 < 150 < shut[80, x].max()  # skin where the eye was
+        assert shut[86, x].mean() < 0.6 * shut[80, x].mean()  # lashes on the seam
+    np.testing.assert_array_equal(shut[150:], picture[150:])
+
+
+def test_membrane_keeps_dark_frames_out_of_the_skin() -> None:
+    patch = np.full((56, 56, 3), 180, np.float32)
+    patch[14:18] = 20  # the rim of a pair of glasses
+    hole = np.zeros((56, 56), bool)
+    hole[20:36, 14:42] = True
+    assert membrane(patch, hole)[hole].min() > 165
+
+
+def test_shut_lids_move_by_flow_where_skin_was_seen(puppet) -> None:  # noqa: ANN001
+    reference = puppet.set_reference(None)
+    drawn = puppet.draw(_pose(eyeBlink=1.0), truth=True)
+    for side in ("left", "right"):
+        x, lid = reference.landmarks[INDEX[f"lid_{side}_upper"]] * 64
+        brow = reference.landmarks[INDEX[f"brow_{side}_middle"]][1] * 64
+        column = drawn.known[int(brow) + 1 : int(lid) + 3, int(x)]
+        moved = np.abs(drawn.flow[..., 1] - reference.flow[..., 1])[int(brow) + 1 : int(lid) + 3, int(x)]
+        assert ((column > 0.5) & (moved > 0.002)).any() and (column < 0.5).any()
+
+
+def test_a_smiling_mouth_is_shut_without_its_teeth() -> None:
+    rings = np.repeat([5, 6, 7, 8, 10, 5, 6, 7, 8, 10], 9).astype(np.int32)
+    x = np.tile(np.linspace(-2, 2, 9), 10)
+    y = np.repeat([0.3] * 4 + [0.8] + [-0.3] * 4 + [-0.8], 9)
+    rest = np.stack([x, y, np.zeros(90)], 1).astype(np.float32)
+    model = replace(_tiny_model(90), mouth_rim=Rim(np.arange(90, dtype=np.int32), rings, y > 0))
+    view = Projection(np.array([0.5, 0.5], np.float32), 0.1)
+    points = np.full((478, 2), 0.5, np.float32)
+    for row, height in ((INNER_UPPER, 0.4), (INNER_LOWER, -0.4)):
+        points[list(row)] = view.image(np.stack([np.linspace(-2, 2, 11), np.full(11, height), np.zeros(11)], 1))
+    parted = part_lips(model, rest, points, view)
+    met = meet_lips(model, parted, points, view)
+    upper, lower, above = (slice(k + 2, k + 7) for k in (0, 45, 36))
+    assert (parted[upper, 1] > 0.4).all() and (parted[lower, 1] < -0.4).all()  # texture: lip, not teeth
+    assert np.abs(met[upper, 1]).max() < 0.04 and np.abs(met[lower, 1]).max() < 0.04  # shape: shut
+    assert (met[above, 1] > met[upper, 1] + 0.1).all()  # the skin above goes along without folding
+
+
+def test_screening_takes_smiles_but_no_shouts() -> None:
+    face = _photo_face(gap=0.05)
+    assert screen(face, Screening()) is None
+    assert "mouth" in str(screen(_photo_face(gap=0.15), Screening()))
+    assert "turned" in str(screen(_photo_face(gap=0.0, yaw=25), Screening()))
+
+
+def _photo_face(gap: float, yaw: float = 0.0) -> PhotoFace:
+    """A face half the crop wide whose lips are `gap` of its width apart."""
+    points = np.full((478, 2), 0.5, np.float32)
+    points[0], points[1] = (0.25, 0.5), (0.75, 0.5)
+    points[14, 1] += gap * 0.5
+    zeros = np.zeros(1, np.float32)
+    fit = FaceFit(rotation(yaw, 0, 0), 0.05, points[0], np.zeros(3, np.float32), zeros, zeros, 0.01)
+    return PhotoFace(points, np.zeros(52, np.float32), CropBox(0.0, 0.0, 400.0), fit, 1, (400, 400))

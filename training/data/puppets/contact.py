@@ -9,39 +9,54 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.portrait.landmarks import INDEX
 from training.data.puppets.face_model import FaceModel, Rim
 from training.data.puppets.mesh import Projection
 from training.data.truth import UNIT
 
 Floats = NDArray[np.float32]
 
-_INNER_UPPER = (78, 191, 80, 81, 82, 13, 312, 311, 310, 415, 308)
-_INNER_LOWER = (78, 95, 88, 178, 87, 14, 317, 402, 318, 324, 308)
+INNER_UPPER = (78, 191, 80, 81, 82, 13, 312, 311, 310, 415, 308)
+INNER_LOWER = (78, 95, 88, 178, 87, 14, 317, 402, 318, 324, 308)
 _LIP_REACH_CM = 0.45
 _LIP_OVERLAP_CM = 0.03
-_LID_OVERLAP_CM = 0.1
-_LID_BORROW_CM = 0.45
-_BROW_CM = 0.45
+_LIP_MARGIN_CM = 0.06
+_LID_OVERLAP_CM = 0.05
+_SEAM_POINTS = 24
+_CANTHUS_CM = 0.12
 _LIP_SEAM_RINGS = (5, 9)
 _LID_SEAM_RINGS = (1, 5)
 
 
+def part_lips(model: FaceModel, rest: Floats, points: Floats, view: Projection) -> Floats:
+    """Camera-frame vertices with each lip's edge where the photograph shows it, so that no tooth is taken for lip."""
+    upper, lower = (view.lift(points[list(row)]).astype(np.float64) for row in (INNER_UPPER, INNER_LOWER))
+    margin = np.clip(0.25 * (upper[:, 1] - lower[:, 1]), 0, _LIP_MARGIN_CM)
+    upper[:, 1] += margin
+    lower[:, 1] -= margin
+    return _lips_to(model, rest, upper, lower)
+
+
 def meet_lips(model: FaceModel, rest: Floats, points: Floats, view: Projection) -> Floats:
     """Camera-frame vertices with both lips moved onto the line between the landmarks of the inner lips."""
-    line = (points[list(_INNER_UPPER)] + points[list(_INNER_LOWER)]) / 2
+    line = (points[list(INNER_UPPER)] + points[list(INNER_LOWER)]) / 2
     line = view.lift(line).astype(np.float64)
+    return _lips_to(model, rest, line - (0, _LIP_OVERLAP_CM), line)
+
+
+def _lips_to(model: FaceModel, rest: Floats, upper_line: NDArray, lower_line: NDArray) -> Floats:
+    """Both lips' edges moved onto lines [k, 2] of rising x; the farther they go, the more of the skin goes along."""
     out = rest.copy()
     rim = model.mouth_rim
-    for upper in (True, False):
+    for upper, line in ((True, upper_line), (False, lower_line)):
         own = rim.vertices[rim.upper == upper]
         seam = seam_height(rest, rim, upper, _LIP_SEAM_RINGS, rest[own, 0])
-        wanted = np.interp(rest[own, 0], line[:, 0], line[:, 1]) - (_LIP_OVERLAP_CM if upper else 0.0)
+        shift = np.interp(rest[own, 0], line[:, 0], line[:, 1]) - seam
         away = np.abs(rest[own, 1] - seam)
+        reach = np.maximum(_LIP_REACH_CM, 2.0 * np.abs(shift).max())
         inside = (rest[own, 0] > line[0, 0]) & (rest[own, 0] < line[-1, 0])
         beyond = np.maximum(line[0, 0] - rest[own, 0], rest[own, 0] - line[-1, 0]).clip(0)
-        weight = np.exp(-((away / _LIP_REACH_CM) ** 2)) * np.where(inside, 1.0, np.exp(-((beyond / 0.25) ** 2)))
-        out[own, 1] += (wanted - seam) * weight
+        weight = np.exp(-((away / reach) ** 2)) * np.where(inside, 1.0, np.exp(-((beyond / 0.25) ** 2)))
+        out[own, 1] += shift * weight
     return out
 
 
@@ -67,27 +82,28 @@ def lid_share(rest: Floats, row: Floats, rim: Rim) -> tuple[NDArray[np.int64], F
     return moving, np.clip(amount[moving] / np.maximum(at_edge, 0.1 * amount.max()), 0, 1).astype(np.float32)
 
 
-def lid_skin(model: FaceModel, rest: Floats, basis: Floats) -> tuple[Floats, NDArray[np.int32]]:
-    """Camera-frame places [N, 3] that closed upper lids take their texture from, and the lid of each vertex (1, 2).
+def shut_lids(model: FaceModel, rest: Floats, basis: Floats) -> tuple[Floats, NDArray[np.int32], dict[str, Floats]]:
+    """Both lids shut: vertices [N, 3], the lid of each vertex near an eye, the lines [n, 2] they meet on.
 
-    On the photograph an open lid is a few pixels of lashes; stretched over the closed lid they would be a dark band. So
-    everything but the lid's very edge borrows from the skin between lid and brow.
+    Lids are 1 upper right, 2 upper left, 3 lower right, 4 lower left, 0 elsewhere. Lines are given by side ("right",
+    "left"), x and y in cm by rising x.
     """
-    places = rest.copy()
+    shut = rest + basis[UNIT["eyeBlinkRight"]] + basis[UNIT["eyeBlinkLeft"]]
     lid = np.zeros(len(rest), np.int32)
-    for number, side in enumerate(("Right", "Left"), start=1):
-        rim = model.eye_rims[side]
-        moving, _ = lid_share(rest, basis[UNIT[f"eyeBlink{side}"]], rim)
-        x, y = rest[moving, 0], rest[moving, 1]
-        edge = seam_height(rest, rim, True, _LID_SEAM_RINGS, x)
-        corners = rest[rim.vertices[rim.ring <= 1], 0]
-        along = np.clip((x - corners.min()) / np.ptp(corners), 0, 1)
-        brows = [INDEX[f"brow_{side.lower()}_{part}"] for part in ("outer", "middle", "inner")]
-        room = rest[model.landmarks[brows], 1].min() - _BROW_CM - edge.max()
-        rise = np.clip((y - edge) / 0.1, 0, 1) * np.clip((1.1 - (y - edge)) / 0.9, 0, 1) * np.sin(np.pi * along)
-        places[moving, 1] += np.clip(0.5 * room, 0, _LID_BORROW_CM) * rise
-        lid[moving] = number
-    return places, lid
+    seams = {}
+    for number, (side, rim) in enumerate(model.eye_rims.items(), start=1):
+        loop = shut[rim.vertices[rim.ring <= 1]]
+        left, right = loop[:, 0].min(), loop[:, 0].max()
+        away = np.abs(rest[:, :2] - loop[:, :2].mean(0)) / (right - left)
+        near = (away[:, 0] < 0.85) & (away[:, 1] < 0.75)
+        corners = rest[rim.vertices[rim.ring <= 1]]
+        ends = corners[[corners[:, 0].argmin(), corners[:, 0].argmax()]]
+        below = rest[:, 1] < np.interp(rest[:, 0], ends[:, 0], ends[:, 1])
+        lid[near] = number + 2 * below[near]
+        x = np.linspace(left - _CANTHUS_CM, right + _CANTHUS_CM, _SEAM_POINTS)
+        upper, lower = (seam_height(shut, rim, u, _LID_SEAM_RINGS, x) for u in (True, False))
+        seams[side.lower()] = np.stack([x, (upper + lower) / 2], 1)
+    return shut, lid, seams
 
 
 def seam_shift(model: FaceModel, before: Floats, after: Floats) -> Floats:

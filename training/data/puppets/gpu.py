@@ -77,6 +77,13 @@ def _layout(program: moderngl.Program, names: tuple[str, ...]) -> list[str]:
     return [" ".join(parts), *present]
 
 
+def picture_texture(picture: NDArray[np.uint8]) -> moderngl.Texture:
+    """An RGB picture on the card; places beyond its edge show the edge."""
+    texture = gl_context().texture(picture.shape[1::-1], 3, np.ascontiguousarray(picture).tobytes(), alignment=1)
+    texture.repeat_x = texture.repeat_y = False
+    return texture
+
+
 def make_target(side_px: int, dtype: str) -> moderngl.Framebuffer:
     """A square target with depth: 8-bit RGB for dtype "f1", float RGBA for "f4"."""
     context = gl_context()

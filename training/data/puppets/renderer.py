@@ -12,7 +12,7 @@ import moderngl
 import numpy as np
 from numpy.typing import NDArray
 
-from training.data.puppets.gpu import LayerMesh, gl_context, make_target, programs, read_target
+from training.data.puppets.gpu import LayerMesh, gl_context, make_target, picture_texture, programs, read_target
 from training.data.puppets.rig import PuppetRig
 from training.data.truth import TRUTH_GRID
 
@@ -28,7 +28,8 @@ class View:
     """What moves besides the vertices. turn, spin: [3, 3] of head and eyeballs.
 
     lip_depth, upper_lip: depth of the lips and height of the upper one's edge (camera frame, cm). gaze_deg: how far the
-    eyes are turned. shut: how far the right and the left lids are closed, in [0, 1].
+    eyes are turned. shut: how much of the picture with shut eyes each lid shows, in [0, 1], in
+    the order of PuppetRig.face_lid.
     """
 
     turn: Floats
@@ -36,7 +37,7 @@ class View:
     lip_depth: float
     upper_lip: float
     gaze_deg: float
-    shut: tuple[float, float]
+    shut: tuple[float, float, float, float]
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,17 +65,20 @@ def truth_maps(raw: Floats) -> tuple[Floats, Floats, Floats]:
 
 
 class PuppetRenderer:
-    """Draws one rig at render_px x render_px. Not thread-safe; close() frees everything it put on the card."""
+    """Draws one rig at px x px; texture and shut are the photograph with its own and with shut eyes.
 
-    def __init__(self, rig: PuppetRig, texture: NDArray[np.uint8], pad: float, paint: Paint, render_px: int) -> None:
-        context = gl_context()
+    Not thread-safe; close() frees everything it put on the card.
+    """
+
+    def __init__(
+        self, rig: PuppetRig, texture: NDArray[np.uint8], shut: NDArray[np.uint8], pad: float, paint: Paint, px: int
+    ) -> None:
         self._rig, self._paint, self._pad = rig, paint, pad
-        self._shut_before = (0.0, 0.0)
-        self._photo = context.texture(texture.shape[1::-1], 3, np.ascontiguousarray(texture).tobytes(), alignment=1)
-        self._photo.repeat_x = self._photo.repeat_y = False
+        self._shut_before = (0.0, 0.0, 0.0, 0.0)
+        self._photo, self._shut = (picture_texture(picture) for picture in (texture, shut))
         self._meshes = _layers(rig)
         self._eyes = [LayerMesh(eye.offsets, _fixed(eye.uv, alternative=eye.uv_alt), eye.triangles) for eye in rig.eyes]
-        self._colour = make_target(render_px, "f1")
+        self._colour = make_target(px, "f1")
         self._truth = make_target(TRUTH_PX, "f4")
         self._seen = make_target(DEPTH_PX, "f4")
 
@@ -85,7 +89,7 @@ class PuppetRenderer:
             self._meshes[kind].moving.write(vertices)
 
     def colour(self, view: View) -> NDArray[np.uint8]:
-        """uint8 [render_px, render_px, 3]."""
+        """uint8 [px, px, 3]."""
         self._draw(self._colour, view, truth=False)
         return read_target(self._colour, "f1")
 
@@ -116,6 +120,7 @@ class PuppetRenderer:
             for part in (*target.color_attachments, target.depth_attachment, target):
                 part.release()
         self._photo.release()
+        self._shut.release()
 
     def _draw(self, target: moderngl.Framebuffer, view: View, truth: bool) -> None:
         context, program = gl_context(), programs()[truth]
@@ -135,9 +140,11 @@ class PuppetRenderer:
 
     def _set_view(self, program: moderngl.Program, view: View) -> None:
         self._photo.use(0)
+        self._shut.use(2)
         projection, paint = self._rig.view, self._paint
         values: dict[str, object] = {
             "photo": 0,
+            "shut_photo": 2,
             "seen": 1,
             "pad": self._pad,
             "origin": tuple(projection.origin),
@@ -182,7 +189,7 @@ def _set(program: moderngl.Program, name: str, value: object) -> None:
 
 
 def _layers(rig: PuppetRig) -> dict[int, LayerMesh]:
-    face = _fixed(rig.face_uv, rig.lid_uv, 1.0, rig.face_alpha, rig.face_gloom, rig.face_lid, rig.face_normals)
+    face = _fixed(rig.face_uv, rig.shut_uv, 1.0, rig.face_alpha, rig.face_gloom, rig.face_lid, rig.face_normals)
     mouth = _fixed(np.zeros((len(rig.mouth.rest), 2)), part=rig.mouth_part, normals=rig.mouth_normals)
     grid = _fixed(rig.grid_uv, hold=rig.grid_hold)
     return {

@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from training.data.puppets.contact import close_lids, lid_skin, meet_lips, seam_shift
+from training.data.puppets.contact import close_lids, meet_lips, part_lips, seam_shift, shut_lids
 from training.data.puppets.eyes import Eye, build_eyes
 from training.data.puppets.face_model import FaceModel
 from training.data.puppets.fit import FaceFit
@@ -46,8 +46,9 @@ class PuppetRig:
 
     view: projection into fractions of the canonical crop.
     face_uv, grid_uv [n, 2]: place on the photograph (fractions of the crop).
-    lid_uv [n, 2]: places for closed lids, which show skin instead of stretched lashes.
-    face_lid [n]: 1 on the right upper lid, 2 on the left. face_alpha [n]: opacity.
+    shut_uv [n, 2]: the same on the picture with both eyes shut (see lids.py). lid_seams: by side, the line [k, 2] on
+    which shut lids meet, by rising x. face_lid [n]: 1 upper right, 2 upper left, 3 lower right, 4 lower left, else 0.
+    face_alpha [n]: opacity.
     face_gloom [n]: light that reaches the inside of the lips, in [0, 1].
     face_normals [n, 3]: at rest. face_normal_basis [53, n, 3]: their change per unit.
     mouth_normals [m, 3]. mouth_part [m]: index into MOUTH_PARTS. grid_hold [g]: how far the backdrop follows the head.
@@ -60,8 +61,9 @@ class PuppetRig:
     points: Layer
     eyes: tuple[Eye, Eye]
     face_uv: Floats
-    lid_uv: Floats
+    shut_uv: Floats
     face_lid: Ints
+    lid_seams: dict[str, Floats]
     face_alpha: Floats
     face_gloom: Floats
     face_normals: Floats
@@ -80,13 +82,14 @@ def build_rig(model: FaceModel, photo: PhotoFace, identity_shift: Floats | None 
     normal_basis = ((model.unit_normals[:, :n_face] * room) @ fit.rotation.T).astype(np.float32)
     view, fitted = _camera_frame(model, fit)
     rest = _hit_landmarks(model, fitted, photo.points[model.control_points], view)
+    rest = part_lips(model, rest, photo.points, view)
+    uv = view.image(rest[:n_face])
     rest = meet_lips(model, rest, photo.points, view)
     rest[n_face:] += seam_shift(model, fitted, rest)
     close_lids(model, rest, basis)
-    uv = view.image(rest[:n_face])
     normals = vertex_normals(rest, model.triangles["face"])[:n_face]
     alpha = _edge_alpha(photo.points, uv, normals)
-    lid_places, lid = lid_skin(model, rest, basis)
+    shut, lid, seams = shut_lids(model, rest, basis)
     marks = rest[model.landmarks]
     marks[:, :2] += view.lift(photo.named) - marks[:, :2]
     eyes = build_eyes(model, rest, photo.points, view)
@@ -107,8 +110,9 @@ def build_rig(model: FaceModel, photo: PhotoFace, identity_shift: Floats | None 
         points=Layer(marks, basis[:, model.landmarks], np.zeros((0, 3), np.int32)),
         eyes=eyes,
         face_uv=uv,
-        lid_uv=view.image(lid_places[:n_face]),
+        shut_uv=view.image(shut[:n_face]),
         face_lid=lid[:n_face],
+        lid_seams={side: view.image(line) for side, line in seams.items()},
         face_alpha=alpha,
         face_gloom=_lip_gloom(model, n_face),
         face_normals=normals,

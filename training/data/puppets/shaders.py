@@ -7,10 +7,10 @@ VERTEX = """#version 330
 in vec3 place; in vec3 normal; in vec3 rest_normal; in vec2 uv; in vec2 uv_alt; in vec4 look; in vec3 was;
 uniform mat3 turn; uniform mat3 spin; uniform vec3 hub; uniform vec2 origin; uniform float scale;
 uniform int kind; uniform float lip_depth; uniform vec3 light; uniform vec3 relight; uniform float upper_lip;
-// How far the eyes have turned and the two lids have closed: the alternative texture place gains that much weight.
-uniform float gazing; uniform vec2 shut; uniform vec2 shut_before;
+// How far the eyes have turned, and how much each lid shows of the picture with shut eyes.
+uniform float gazing; uniform vec4 shut; uniform vec4 shut_before;
 out vec2 v_uv; out float v_alpha; out float v_light; out vec3 v_was; out float v_depth; flat out int v_part;
-out float v_slide;
+out vec2 v_uv_alt; out float v_shut; out float v_change;
 float glow(vec3 n, vec3 l) { return 0.55 + 0.45 * clamp(dot(n, l), 0.0, 1.0); }
 void main() {
     vec3 p = hub + spin * place;
@@ -20,19 +20,24 @@ void main() {
     float depth = clamp(-turned.z / 40.0, -0.99, 0.99) * 0.5 + (kind == 1 ? -0.5 : 0.5);
     gl_Position = vec4(at * 2.0 - 1.0, depth, 1.0);
     int part = int(look.w);
-    vec2 lids = vec2(float(part == 1), float(part == 2));
-    v_uv = mix(uv, uv_alt, kind == 1 ? dot(lids, shut) : kind == 3 ? gazing : 0.0);
-    v_slide = kind == 1 ? abs(dot(lids, shut - shut_before)) * distance(uv, uv_alt) : 0.0;
+    vec4 lids = vec4(float(part == 1), float(part == 2), float(part == 3), float(part == 4));
+    v_uv = kind == 3 ? mix(uv, uv_alt, gazing) : uv;
+    v_uv_alt = uv_alt;
+    v_shut = kind == 1 ? dot(lids, shut) : 0.0;
+    v_change = kind == 1 ? abs(dot(lids, shut - shut_before)) : 0.0;
     v_alpha = look.y; v_was = was; v_depth = turned.z; v_part = part;
     if (kind == 1) {
         vec3 n = turn * normalize(normal);
         v_light = clamp(glow(n, light) / glow(rest_normal, light), 0.75, 1.2) * look.z;
-        v_light *= clamp(glow(n, relight) / glow(n, light), 0.65, 1.2);
+        v_light *= clamp(glow(n, relight) / glow(n, light), 0.78, 1.15);
     } else if (kind == 2) {
         vec3 n = turn * rest_normal;
-        float deep = clamp(1.06 - (lip_depth - turned.z) / 4.8, 0.08, 1.0);
+        // Light falls in from the lips; the wet tongue passes it on, so it stays seen deeper than the socket does.
+        float reach = part == 1 ? 7.5 : 4.8;
+        float deep = clamp(1.06 - (lip_depth - turned.z) / reach, part == 1 ? 0.2 : 0.08, 1.0);
         v_light = deep * mix(0.6, 1.0, smoothstep(-0.15, 0.4, upper_lip - turned.y));
-        v_light *= (0.72 + 0.28 * clamp(n.z, 0.0, 1.0));
+        // The gaps between teeth face sideways: they get their shade from there.
+        v_light *= part == 2 ? mix(0.6, 1.0, smoothstep(0.2, 0.9, n.z)) : 0.72 + 0.28 * clamp(n.z, 0.0, 1.0);
     } else {
         v_light = 1.0;
     }
@@ -40,32 +45,42 @@ void main() {
 """
 
 COLOUR = """#version 330
-in vec2 v_uv; in float v_alpha; in float v_light; flat in int v_part;
-uniform sampler2D photo; uniform float pad; uniform int kind; uniform vec3 paints[3];
+in vec2 v_uv; in vec2 v_uv_alt; in float v_shut; in float v_alpha; in float v_light; flat in int v_part;
+uniform sampler2D photo; uniform sampler2D shut_photo; uniform float pad; uniform int kind; uniform vec3 paints[3];
 out vec4 colour;
 void main() {
     vec3 base = kind == 2 ? paints[v_part] : texture(photo, (v_uv + pad) / (1.0 + 2.0 * pad)).rgb;
+    if (v_shut > 0.0) base = mix(base, texture(shut_photo, (v_uv_alt + pad) / (1.0 + 2.0 * pad)).rgb, v_shut);
     colour = vec4(base * v_light, v_alpha);
 }
 """
 
 TRUTH = """#version 330
 // Out: place in the reference, whether the reference shows it, and the layer's kind.
-in float v_alpha; in vec3 v_was; in float v_slide; in float v_depth;
-uniform sampler2D seen; uniform int kind; uniform float eye_known; uniform float texel; uniform int store_depth;
+in float v_alpha; in vec3 v_was; in vec2 v_uv; in vec2 v_uv_alt; in float v_change;
+in float v_depth; uniform sampler2D seen; uniform sampler2D photo; uniform sampler2D shut_photo; uniform float pad;
+uniform int kind; uniform float eye_known; uniform float texel; uniform int store_depth;
 out vec4 truth;
 void main() {
     if (kind == 1 && v_alpha < 0.5) discard;
-    if (store_depth == 1) { truth = vec4(v_depth); return; }
+    if (store_depth == 1) { truth = vec4(v_depth, float(kind), 0.0, 0.0); return; }
     float known = 1.0;
     if (kind == 1) {
         vec2 dx = dFdx(v_was.xy) / texel, dy = dFdy(v_was.xy) / texel;
         float area = abs(dx.x * dy.y - dx.y * dy.x);
-        known = smoothstep(0.1, 0.3, area) * step(texture(seen, v_was.xy).r - 0.35, v_was.z);
-        known *= 1.0 - smoothstep(0.004, 0.012, v_slide);
+        known = smoothstep(0.1, 0.3, area);
+        if (v_change > 0.0) {
+            // Lid skin can be pulled from the reference where that shows skin too, not lashes that are gone by now.
+            vec3 before = texture(photo, (v_uv + pad) / (1.0 + 2.0 * pad)).rgb;
+            vec3 now = texture(shut_photo, (v_uv_alt + pad) / (1.0 + 2.0 * pad)).rgb;
+            vec3 off = abs(before - now) * v_change;
+            known = smoothstep(0.04, 0.12, area) * (1.0 - smoothstep(0.06, 0.16, max(off.r, max(off.g, off.b))));
+        }
+        known *= step(texture(seen, v_was.xy).r - 0.35, v_was.z);
     }
     if (kind == 2) known = 0.0;
-    if (kind == 3) known = eye_known;
+    // A half open eye still shows what the reference shows of it.
+    if (kind == 3) known = eye_known * float(abs(texture(seen, v_was.xy).g - 3.0) < 0.5);
     vec2 inside = step(vec2(0.0), v_was.xy) * step(v_was.xy, vec2(1.0));
     truth = vec4(v_was.xy, known * inside.x * inside.y, float(kind));
 }

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from engine.portrait.landmarks import LANDMARKS
 from training.data.puppets.face_model import N_UNITS, TONGUE_UP, load_face_model
+from training.data.puppets.lids import shut_eyes
 from training.data.puppets.motion import Motion, eye_image, rotation
 from training.data.puppets.paint import head_mask, mouth_paint
 from training.data.puppets.photo import PAD, PhotoFace, analyse_photo, crop_texture, read_photo, reframe
@@ -21,7 +22,7 @@ from training.data.truth import ARKIT_UNITS, UNIT, Drawn, FramePose
 
 Floats = NDArray[np.float32]
 
-HEAD_LIMITS_DEG = np.array([15.0, 12.0, 10.0])
+HEAD_LIMITS_DEG = np.array([25.0, 16.0, 14.0])
 GAZE_LIMITS_DEG = np.array([24.0, 16.0])
 _LID_DEG = 25.0
 _SUPERSAMPLE = ((160, 2.0), (320, 1.5))
@@ -43,7 +44,6 @@ _MIRRORED_POINTS = np.array([LANDMARKS.index(_swap_sides(name)) for name in LAND
 _LIPS = [
     LANDMARKS.index(n) for n in ("lip_upper_outer", "lip_lower_outer", "mouth_left", "mouth_right", "lip_upper_inner")
 ]
-_LID_UNITS = [UNIT[f"{u}{s}"] for u in ("eyeBlink", "eyeSquint", "eyeWide") for s in ("Left", "Right")]
 
 
 class PuppetSubject:
@@ -96,7 +96,8 @@ class PuppetSubject:
         mask = head_mask(photo.points, render_px, pad_px)
         texture = colour_texture(texture, self._variant, mask)
         paint = mouth_paint(texture, photo.points, pad_px, self._variant)
-        return PuppetRenderer(self._rig, texture, pad_px / render_px, paint, render_px)
+        shut = shut_eyes(texture, photo.points, self._rig.lid_seams, pad_px)
+        return PuppetRenderer(self._rig, texture, shut, pad_px / render_px, paint, render_px)
 
     def _turned(self, pose: FramePose) -> FramePose:
         """The pose within the puppet's limits, lids following the gaze; left and right swapped when it is mirrored."""
@@ -120,7 +121,7 @@ class PuppetSubject:
         turn = rotation(*pose.head)
         spin = rotation(pose.gaze[0], pose.gaze[1], 0.0)
         lips = self._motion.points[_LIPS] @ turn.T
-        shut = tuple(float(pose.units[UNIT[f"eyeBlink{side}"]]) for side in ("Right", "Left"))
+        shut = _shut_shares(pose.units)
         return View(turn, spin, float(lips[:-1, 2].mean()), float(lips[-1, 1]), float(np.hypot(*pose.gaze)), shut)
 
     def _drawn(self, pose: FramePose, view: View, truth: bool) -> Drawn:
@@ -142,8 +143,18 @@ class PuppetSubject:
     def _eye_known(self, pose: FramePose) -> float:
         reference = self._reference
         gaze = float(np.hypot(*(pose.gaze - reference.gaze)))
-        lids = float(np.abs(pose.units[_LID_UNITS] - reference.units[_LID_UNITS]).max())
-        return float(gaze < 0.75 and lids < 0.08)
+        return float(gaze < 0.75)
+
+
+def _shut_shares(units: Floats) -> tuple[float, float, float, float]:
+    """How much each lid shows of the picture with shut eyes: none at rest; the lower ones only when the lids meet."""
+    right, left = (float(units[UNIT[f"eyeBlink{s}"]] + 0.4 * units[UNIT[f"eyeLookDown{s}"]]) for s in ("Right", "Left"))
+    return _ramp(right, 0.03, 0.5), _ramp(left, 0.03, 0.5), _ramp(right, 0.4, 0.9), _ramp(left, 0.4, 0.9)
+
+
+def _ramp(x: float, start: float, stop: float) -> float:
+    t = min(max((x - start) / (stop - start), 0.0), 1.0)
+    return t * t * (3 - 2 * t)
 
 
 @lru_cache(maxsize=256)

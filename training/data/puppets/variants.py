@@ -37,7 +37,7 @@ def make_variant(number: int, n_identity: int) -> Variant:
     warmth, tint, level = rng.normal(0, [0.05, 0.02, 0.06])
     gain = np.exp([level + warmth, level - tint, level - warmth])
     # Low modes carry most of the shape, so all are drawn alike but the high ones are kept small.
-    identity = rng.uniform(-0.6, 0.6, n_identity) * np.linspace(1, 0.3, n_identity)
+    identity = rng.uniform(-0.9, 0.9, n_identity) * np.linspace(1, 0.3, n_identity)
     azimuth, height = rng.uniform(-1.1, 1.1), rng.uniform(0.0, 0.8)
     light = np.array([np.sin(azimuth), height, np.cos(azimuth)])
     return Variant(
