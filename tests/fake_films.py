@@ -5,6 +5,7 @@ What the finder then says about a picture comes from the script that the film wa
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from fractions import Fraction
@@ -16,8 +17,14 @@ import numpy as np
 from engine.portrait.landmarks import INDEX, MEDIAPIPE_INDEX
 from engine.types import FPS, SAMPLE_RATE_HZ, SAMPLES_PER_FRAME
 from training.data.truth import ARKIT_UNITS
+from training.data.videos.config import VideoConfig
+from training.data.videos.errors import VideoUnusable
 from training.data.videos.faces import POINTS, Face
+from training.data.videos.film import FilmReport, make_film
+from training.data.videos.make import failed
+from training.data.videos.people import Film
 from training.data.videos.voice import WINDOW
+from training.data.videos.watch import INNER_LIPS
 
 WIDTH, HEIGHT = 320, 240
 _BITS, _BLOCK = 12, 16
@@ -122,11 +129,14 @@ def face_at(place: np.ndarray, opening: float, turn: np.ndarray) -> Face:
         "eye_right_outer": (-0.25, -0.12), "eye_right_inner": (-0.1, -0.12), "eye_left_inner": (0.1, -0.12),
         "eye_left_outer": (0.25, -0.12), "nose_bridge": (0, -0.1), "nose_tip": (0, 0.08),
         "nostril_right": (-0.06, 0.1), "nostril_left": (0.06, 0.1), "mouth_right": (-0.15, 0.25),
-        "mouth_left": (0.15, 0.25), "lip_upper_inner": (0, 0.25 - opening / 2),
-        "lip_lower_inner": (0, 0.25 + opening / 2),
+        "mouth_left": (0.15, 0.25),
     }  # fmt: skip
     for name, at in layout.items():
         points[MEDIAPIPE_INDEX[named[INDEX[name]]]] += np.array(at, np.float32) * _FACE_PX
+    angle = np.linspace(0, 2 * np.pi, len(INNER_LIPS), endpoint=False)
+    ring = np.stack([0.1 * np.cos(angle), 0.25 + opening / 2 * np.sin(angle)], -1)
+    points[list(INNER_LIPS)] = np.asarray(place) + ring * _FACE_PX
+    points[[13, 14], 1] = place[1] + (0.25 + np.array([-0.5, 0.5]) * opening) * _FACE_PX
     scores = np.full(len(ARKIT_UNITS), 0.05, np.float32)
     scores[ARKIT_UNITS.index("jawOpen")] = min(5 * opening, 1.0)
     return Face(points, scores, np.asarray(turn, np.float32))
@@ -136,3 +146,27 @@ def loud_is_speech(samples: np.ndarray) -> np.ndarray:
     """A stand-in for Silero."""
     windows = samples[: len(samples) // WINDOW * WINDOW].reshape(-1, WINDOW)
     return (np.sqrt(np.square(windows).mean(1)) > 0.01).astype(np.float32)
+
+
+def still(seconds: float, *, voice: bool = False, faces: int = 1, backdrop: int = 200) -> Script:
+    """A mouth that rests, with or without somebody else's voice."""
+    talk = talking(seconds, 3)
+    heard = talk.voice if voice else np.zeros_like(talk.voice)
+    count = np.full(len(talk), faces)
+    return Script(np.zeros(len(talk)), heard, count, talk.place, np.full(len(talk), backdrop))
+
+
+def film_of(name: str) -> Script:
+    """The script of a film in tests of whole runs: its length in seconds, and how late its voice is, by its name."""
+    seconds, late_ms = name.split("-")[1:3]
+    return talking(float(seconds), len(name), late_ms=int(late_ms))
+
+
+def make_fake(film: Film, out: Path, config: VideoConfig, model: Path | None) -> FilmReport:
+    """What a worker does, without models; the film called `deadly` kills it."""
+    if film.name.startswith("deadly"):
+        os._exit(9)
+    try:
+        return make_film(film, out, config, finder(film_of(film.person)), loud_is_speech)
+    except VideoUnusable as error:
+        return failed(film, str(error))

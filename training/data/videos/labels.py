@@ -48,7 +48,7 @@ def choose_reference(seen: Seen, around: Range) -> int:
     blink = scores[:, [UNIT["eyeBlinkLeft"], UNIT["eyeBlinkRight"]]].max(1)
     strange = scores[:, [UNIT["mouthPucker"], UNIT["mouthFunnel"], UNIT["jawOpen"]]].sum(1)
     sharpness = seen.sharpness[part] / np.nanmax(seen.sharpness[part])
-    cost = 12 * mouth_opening(points) + 1.5 * blink + 0.5 * strange + angles / 25 - 0.5 * sharpness
+    cost = 12 * mouth_opening(points) + 3 * blink + 0.5 * strange + angles / 25 - 0.5 * sharpness
     return around[0] + int(np.argmin(cost))
 
 

@@ -108,10 +108,11 @@ def _label(seen: Seen, frames: Range, heard: _Heard) -> States:
 
 def _evidence(seen: Seen, frames: Range, heard: _Heard) -> Evidence | None:
     """What a clip says about sync: nothing where the mouth rests while others talk."""
-    if not _speaks(_label(seen, frames, heard)):
+    states = _label(seen, frames, heard)
+    if not _speaks(states):
         return None
     sound = heard.voice[frames[0] * SAMPLES_PER_FRAME : frames[1] * SAMPLES_PER_FRAME]
-    return evidence(opening_of(seen, frames), sound, heard.speech[slice(*frames)])
+    return evidence(opening_of(seen, frames), sound, states.state == AvatarState.SPEAKING)
 
 
 def _speaks(states: States) -> bool:

@@ -34,6 +34,8 @@ AGREEMENT_MS = 60
 _STANDING_OUT = 0.15
 """How much better than within the tolerance a clip must correlate elsewhere to be called out of sync."""
 _STRONG_R = 0.35
+_ALONE_R, _ALONE_S = 0.5, 2.5
+"""Correlation and seconds of speech that a film's only clip needs, since nothing confirms its lag."""
 
 _STEP = SAMPLE_RATE_HZ * STEP_MS // 1000
 _RANGE_DB = 35.0
@@ -153,7 +155,7 @@ def shifted(voice: Floats, earlier_ms: int) -> Floats:
 def _agree(parts: Sequence[Evidence], lag_ms: int, r: float) -> bool:
     """Whether every second part finds the same lag as the others; a single part must be strong."""
     if len(parts) == 1:
-        return r >= _STRONG_R
+        return r >= _ALONE_R and parts[0].seconds >= _ALONE_S
     halves = (pooled(parts[::2]), pooled(parts[1::2]))
     return all(abs(_peak(half)[0] - lag_ms) <= AGREEMENT_MS for half in halves)
 
