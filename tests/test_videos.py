@@ -7,6 +7,7 @@ import json
 import os
 from fractions import Fraction
 from pathlib import Path
+from types import SimpleNamespace
 
 import av
 import cv2
@@ -14,7 +15,8 @@ import numpy as np
 import pytest
 from fake_films import Script, film_of, finder, joined, loud_is_speech, make_fake, still, talking, write_film
 
-from engine.errors import DataSettingsError, FileMissingError
+from apps.cli import main
+from engine.errors import EXIT_INPUT, DataSettingsError, FileMissingError
 from engine.portrait.landmarks import INDEX
 from engine.types import FPS, AvatarState
 from training.data.clips import Clip
@@ -175,6 +177,29 @@ def test_training_learns_nothing_from_a_flow_that_nobody_knows(tmp_path: Path) -
     stage._mask(decoded, batch, attention).backward()
     assert logits.grad[0].abs().min() > 0 and not logits.grad[1:].any()
     assert stage._pixels_move_flow(batch).tolist() == [False, True, True, True]
+
+
+def test_expressions_that_nobody_knows_are_withheld() -> None:
+    torch = pytest.importorskip("torch")
+    from training.objectives.blocks import DropRates, conditions
+
+    expression = torch.tensor([[[-1.0] * 8] * 3, [[0.0] * 8] * 3])
+    batch = {"expression": expression, "state": torch.zeros(2, 3, dtype=torch.int64), "pose": torch.zeros(2, 3, 5)}
+    voice = torch.zeros(2, 3, 4)
+    denoiser = SimpleNamespace(null_audio=torch.zeros(4))
+    for drop in (None, DropRates(expression=0.0)):
+        given = conditions(denoiser, voice, voice, batch, drop).expression_given
+        assert given.tolist() == [[0.0] * 3, [1.0] * 3]
+
+
+def test_the_command_says_what_it_lacks(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "films").mkdir()
+    command = ["data", "make", "--from-videos", str(tmp_path / "films"), "-o", str(tmp_path / "out")]
+    assert main([*command, "--models", str(tmp_path)]) == EXIT_INPUT
+    assert "face_model_missing" in capsys.readouterr().err
+    (tmp_path / "face_landmarker.task").touch()
+    assert main([*command, "--models", str(tmp_path), "--json"]) == EXIT_INPUT
+    assert json.loads(capsys.readouterr().out)["error"]["code"] == "no_videos"
 
 
 def _face_model() -> Path | None:

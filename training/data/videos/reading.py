@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import av
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -68,7 +69,7 @@ def pictures(path: Path) -> Iterator[Picture]:
             stream.thread_type = "NONE"  # one process per core is faster than threads
             for index, frame, gap_s in at_frame_rate(_frames(container, stream)):
                 found = True
-                yield Picture(index, _upright(frame), gap_s)
+                yield Picture(index, _upright(frame, stream.sample_aspect_ratio), gap_s)
     except (av.error.FFmpegError, OSError, ValueError) as error:
         if not found:
             raise VideoUnusable(f"{path.name} is no film that can be read ({error})") from error
@@ -193,8 +194,11 @@ def _chunks(container: Any, stream: Any) -> Iterator[tuple[float | None, Floats]
             at_s = None
 
 
-def _upright(frame: Any) -> Bytes:
-    """RGB, turned as the film's display matrix says (counter-clockwise), with square pixels left as they are."""
+def _upright(frame: Any, pixel_ratio: Any) -> Bytes:
+    """RGB with square pixels, turned as the film's display matrix says (counter-clockwise)."""
     image = frame.to_ndarray(format="rgb24")
+    if pixel_ratio and pixel_ratio != 1:
+        size = (max(1, round(image.shape[1] * pixel_ratio)), image.shape[0])
+        image = np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_LINEAR), np.uint8)
     turns = round(frame.rotation / 90) % 4
     return np.ascontiguousarray(np.rot90(image, turns)) if turns else image

@@ -1,6 +1,6 @@
 """The first pass over a film: what is seen in every picture at 25 fps, as arrays.
 
-Only the points that are used later are kept (4 MB a minute of film), never pictures; those are decoded again once it is
+Only the points that are used later are kept (1 MB a minute of film), never pictures; those are decoded again once it is
 known which of them are wanted.
 """
 
