@@ -19,6 +19,7 @@ from engine.portrait.paste import cut
 from training.data.media import Bytes, Floats
 from training.data.truth import ARKIT_UNITS
 from training.data.videos.faces import Face, Finder
+from training.data.videos.follow import Follower
 from training.data.videos.reading import Picture
 
 INNER_LIPS: tuple[int, ...] = (
@@ -28,8 +29,8 @@ INNER_LIPS: tuple[int, ...] = (
 
 _NAMED = list(MEDIAPIPE_INDEX.values())
 _LIPS = list(INNER_LIPS)
-_RIVAL = 0.6
-"""A second face this large against the first makes it unclear whose film it is, as in engine.portrait.detect."""
+FRESH = 0.15
+"""Share of the picture's colours that changes where the face may be another one: half of what a cut replaces."""
 _LOOK_PX = 96
 _BINS = (8, 4, 4)
 
@@ -63,26 +64,26 @@ class Seen:
 class _Row:
     face: Face | None
     faces: int
-    colours: Floats
+    change: float
     sharpness: float
     light: float
     gap_s: float
 
 
 def watch(pictures: Iterable[Picture], find: Finder) -> Seen:
-    """Look at every picture. The face that is followed is the one nearest to where it was, at first the largest."""
+    """Look at every picture; see `training.data.videos.follow` for which face counts."""
     rows: dict[int, _Row] = {}
-    last: Face | None = None
+    follower = Follower(find)
     size = (0, 0)
+    before: Floats | None = None
     for picture in pictures:
-        found = find(picture.image)
-        face = _followed(found, last)
         size = (picture.image.shape[1], picture.image.shape[0])
-        crop = canonical_crop(face.points[_NAMED]) if face else None
-        sharpness, light = _look(picture.image, crop) if crop else (np.nan, np.nan)
         colours = colour_histogram(picture.image)
-        rows[picture.index] = _Row(face, _rivals(found, face, crop), colours, sharpness, light, picture.gap_s)
-        last = face or last
+        change = 0.0 if before is None else 0.5 * float(np.abs(colours - before).sum())
+        before = colours
+        face, faces = follower.look(picture.image, picture.index, fresh=change > FRESH)
+        sharpness, light = _look(picture.image, canonical_crop(face.points[_NAMED])) if face else (np.nan, np.nan)
+        rows[picture.index] = _Row(face, faces, change, sharpness, light, picture.gap_s)
     return _stacked(rows, size)
 
 
@@ -98,26 +99,6 @@ def sharpness_of(face: Bytes) -> float:
     """Standard deviation of the Laplacian over that of the grey levels: falls with blur, whatever the contrast."""
     grey = cv2.cvtColor(face, cv2.COLOR_RGB2GRAY).astype(np.float32)
     return float(cv2.Laplacian(grey, cv2.CV_32F).std() / max(float(grey.std()), 1.0))
-
-
-def _followed(found: list[Face], last: Face | None) -> Face | None:
-    if not found:
-        return None
-    largest = max(found, key=lambda face: face.width_px)
-    if last is None:
-        return largest
-    nearest = min(found, key=lambda face: float(np.linalg.norm(face.centre_px - last.centre_px)))
-    near = float(np.linalg.norm(nearest.centre_px - last.centre_px)) < last.width_px
-    return nearest if near and nearest.width_px > _RIVAL * largest.width_px else largest
-
-
-def _rivals(found: list[Face], face: Face | None, crop: CropBox | None) -> int:
-    """One for the face that is followed, and one more for each that is as large or looks into its crop."""
-    if face is None or crop is None:
-        return 0
-    others = [other for other in found if other is not face]
-    inside = [bool((np.abs(crop.to_crop(other.centre_px) - 0.5) < 0.5).all()) for other in others]
-    return 1 + sum(other.width_px > _RIVAL * face.width_px or near for other, near in zip(others, inside, strict=True))
 
 
 def _look(image: Bytes, crop: CropBox) -> tuple[float, float]:
@@ -141,12 +122,9 @@ def _stacked(rows: dict[int, _Row], size: tuple[int, int]) -> Seen:
         gap_s=np.full(count, np.inf, np.float32),
         size=size,
     )
-    before: Floats | None = None
     for index, row in rows.items():
-        seen.faces[index], seen.gap_s[index] = row.faces, row.gap_s
+        seen.faces[index], seen.gap_s[index], seen.change[index] = row.faces, row.gap_s, row.change
         seen.sharpness[index], seen.light[index] = row.sharpness, row.light
-        seen.change[index] = 0.0 if before is None else 0.5 * float(np.abs(row.colours - before).sum())
-        before = row.colours
         if row.face:
             seen.points[index], seen.lips[index] = row.face.points[_NAMED], row.face.points[_LIPS]
             seen.scores[index], seen.turn[index] = row.face.scores, row.face.turn
