@@ -24,10 +24,10 @@ LAGS_MS: NDArray[np.int64] = np.arange(-MOST_MS, MOST_MS + 1, STEP_MS)
 TOLERANCE_MS = 80
 """Lags up to this are left alone: lips lead sounds by tens of ms by nature."""
 BELIEVED_R = 0.15
-"""Correlation at the peak of a whole film from which its lag means something."""
-MISFIT_R = 0.08
+"""Correlation at the peak of a whole film from which its lag means something, however much speech there is."""
+MISFIT_R = 0.1
 """Below this at every lag, over enough speech, the voice is not that of the face."""
-ENOUGH_S = 6.0
+ENOUGH_S = 30.0
 """Speech from which the absence of a correlation is evidence."""
 AGREEMENT_MS = 60
 """The lags of a film's parts may differ by this."""
@@ -117,7 +117,7 @@ def judge(parts: Sequence[Evidence]) -> Sync:
         return Sync("unknown", 0, 0.0, 0.0)
     curve = pooled(parts)
     lag_ms, r = _peak(curve)
-    if r < BELIEVED_R:
+    if r < max(BELIEVED_R, by_chance(seconds)):
         verdict = "voice_does_not_fit" if r < MISFIT_R and seconds >= ENOUGH_S else "unknown"
     elif abs(lag_ms) <= TOLERANCE_MS:
         verdict = "in_step"
@@ -126,6 +126,12 @@ def judge(parts: Sequence[Evidence]) -> Sync:
     else:
         verdict = "out_of_sync"
     return Sync(verdict, lag_ms, round(r, 3), round(seconds, 2))
+
+
+def by_chance(seconds: float) -> float:
+    """Correlation that the best of all lags reaches by chance in so much speech: 2.5 standard deviations at four
+    independent moments a second, since syllables are about that long."""
+    return 2.5 / float(np.sqrt(4 * max(seconds, 0.1)))
 
 
 def pooled(parts: Sequence[Evidence]) -> Floats:
@@ -138,7 +144,7 @@ def out_of_step(part: Evidence, shift_ms: int = 0) -> bool:
     """Whether a clip, once its film's sound is shifted, clearly fits better at a lag beyond the tolerance."""
     near = np.abs(LAGS_MS - shift_ms) <= TOLERANCE_MS
     best = float(part.curve.max())
-    return best >= _STRONG_R and best - float(part.curve[near].max()) >= _STANDING_OUT
+    return best >= max(_STRONG_R, by_chance(part.seconds)) and best - float(part.curve[near].max()) >= _STANDING_OUT
 
 
 def shifted(voice: Floats, earlier_ms: int) -> Floats:
