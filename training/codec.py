@@ -115,7 +115,7 @@ class CodecStage(nn.Module):
         references = self.codec.encode_reference(batch["reference"])
         latent = self.codec.encode(image, batch["reference"])
         latent = latent + w.latent_noise * torch.randn_like(latent)
-        decoded = self.codec.decode(latent, references, batch["reference"], w.pixels_move_flow)
+        decoded = self.codec.decode(latent, references, batch["reference"], self._pixels_move_flow(batch))
         attention = attention_map(batch["landmarks"], image.shape[-1], w.mouth, w.eyes)
         attention = attention + w.interior * resize(batch["mouth"][:, None], image.shape[-1])
         attention = attention / attention.mean((1, 2, 3), keepdim=True)
@@ -129,6 +129,12 @@ class CodecStage(nn.Module):
         loss = torch.stack(list(terms.values())).sum()
         return loss, {k: float(v.detach()) for k, v in terms.items()}
 
+    def _pixels_move_flow(self, batch: Batch) -> bool | Tensor:
+        """Where nobody knows the flow (real films), pixels are all there is to learn it from."""
+        if self.weights.pixels_move_flow or batch["has_flow"].all():
+            return self.weights.pixels_move_flow
+        return batch["has_flow"] == 0
+
     def _flow(self, decoded: Decoded, batch: Batch) -> Tensor:
         target, known = batch["flow"], batch["known"][:, None]
         total = _known_distance(decoded.flow, target, known)
@@ -140,7 +146,9 @@ class CodecStage(nn.Module):
 
     def _mask(self, decoded: Decoded, batch: Batch, attention: Tensor) -> Tensor:
         known = resize(batch["known"][:, None], decoded.mask.shape[-1]).clamp(0, 1)
-        return F.binary_cross_entropy_with_logits(decoded.mask_logits, known, attention)
+        told = batch["has_flow"]
+        weight = attention * (told / told.mean().clamp(min=1 / len(told)))[:, None, None, None]
+        return F.binary_cross_entropy_with_logits(decoded.mask_logits, known, weight)
 
     def _probe(self, moved: Tensor, batch: Batch) -> Tensor:
         assert self.codec.probe is not None
@@ -171,6 +179,7 @@ def codec_batch(raw: dict[str, np.ndarray]) -> Batch:
         "flow": torch.from_numpy(raw["flow"].astype(np.float32)).permute(0, 3, 1, 2) * 2 - 1,
         "known": torch.from_numpy(raw["known"].astype(np.float32)),
         "mouth": torch.from_numpy(raw["mouth"].astype(np.float32)),
+        "has_flow": torch.from_numpy(raw["has_flow"].astype(np.float32)),
     }
     for key in ("landmarks", "units", "head", "gaze"):
         for name in (key, f"reference_{key}"):
@@ -236,7 +245,7 @@ def measure_codec(codec: PortraitCodec, batch: Batch) -> dict[str, float]:
         "psnr_mouth": psnr(decoded.image, batch["image"], mouth),
         "psnr_copy": psnr(batch["reference"], batch["image"]),
         "psnr_copy_mouth": psnr(batch["reference"], batch["image"], mouth),
-        "flow_error_px": float((error * known).sum() / known.sum()),
+        "flow_error_px": float((error * known).sum() / known.sum().clamp(min=1)),
     }
     if codec.probe is not None:
         moved = latent - references.latent

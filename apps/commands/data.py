@@ -13,8 +13,10 @@ from engine.errors import ExtraMissingError, FileMissingError
 if TYPE_CHECKING:
     from training.data.inspect import Statistics
     from training.data.make import MakeReport
+    from training.data.videos import VideosReport
 
 _MAKE_EXAMPLE = "example: visavis data make -o clips --clips 1200 --seconds 4 --size 128 --workers 2 --assets ../assets"
+_VIDEOS_EXAMPLE = "         visavis data make --from-videos films -o clips --models models --workers 2"
 _INSPECT_EXAMPLE = "example: visavis data inspect clips -o look"
 
 
@@ -27,7 +29,12 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
 
 def _register_make(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    make = commands.add_parser("make", help="make talking people with exact truth, as shards", epilog=_MAKE_EXAMPLE)
+    make = commands.add_parser(
+        "make",
+        help="make talking people with exact truth, or clips of films, as shards",
+        epilog=f"{_MAKE_EXAMPLE}\n{_VIDEOS_EXAMPLE}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     make.add_argument("-o", "--out", type=Path, required=True, help="folder for the shards; continued if it holds some")
     make.add_argument("--clips", type=int, default=160, help="number of clips (default %(default)s)")
     make.add_argument("--seconds", type=float, default=4.0, help="length of a clip (default %(default)s)")
@@ -42,6 +49,12 @@ def _register_make(commands: argparse._SubParsersAction[argparse.ArgumentParser]
     )
     make.add_argument("--puppets", type=float, default=0.7, help="share of photo puppets, 0 to 1 (default %(default)s)")
     make.add_argument("--json", action="store_true", help="report as one JSON document")
+    films = make.add_argument_group("real footage instead of drawn people")
+    films.add_argument("--from-videos", type=Path, metavar="DIR", help="folder of films; a subfolder is a person")
+    films.add_argument("--models", type=Path, help="folder with mediapipe's face landmark model (.task)")
+    films.add_argument(
+        "--split-share", type=float, default=0.1, help="share of people held out in OUT/test (default %(default)s)"
+    )
     make.set_defaults(handler=run_make)
 
 
@@ -58,6 +71,8 @@ def run_make(arguments: argparse.Namespace) -> int:
     """Make the clips. Raises AvatarError."""
     if arguments.assets and not arguments.assets.is_dir():
         raise FileMissingError(f"the assets folder {arguments.assets} does not exist")
+    if arguments.from_videos:
+        return _run_videos(arguments)
     try:
         from training.data.make import make_clips
     except ImportError as error:
@@ -77,6 +92,27 @@ def run_make(arguments: argparse.Namespace) -> int:
         show_progress=not arguments.json,
     )
     sys.stdout.write(_make_json(report) if arguments.json else _make_text(report))
+    return 0
+
+
+def _run_videos(arguments: argparse.Namespace) -> int:
+    try:
+        from training.data.videos import VideoConfig, make_from_videos
+    except ImportError as error:
+        raise _needs_training(error) from error
+    report = make_from_videos(
+        arguments.from_videos,
+        arguments.out,
+        VideoConfig(arguments.seconds, arguments.size, arguments.split_share, arguments.truth_stride),
+        models=arguments.models,
+        assets=arguments.assets,
+        workers=arguments.workers,
+        show_progress=not arguments.json,
+    )
+    if arguments.json:
+        sys.stdout.write(json.dumps(report.as_json()) + "\n")
+    else:
+        _print_films(report)
     return 0
 
 
@@ -114,6 +150,25 @@ def _make_text(report: MakeReport) -> str:
     return (
         f"{report.clips} clips, {report.frames} frames in {report.seconds_wall:.0f} s "
         f"({report.fps:.0f} fps){kept}{replaced}\n"
+    )
+
+
+def _print_films(report: VideosReport) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("minutes", "of film")
+    table.add_row(f"{report.minutes_in:.2f}", "in")
+    table.add_row(f"{report.minutes_kept:.2f}", "kept")
+    for reason, minutes in report.minutes_rejected.items():
+        table.add_row(f"{minutes:.2f}", f"rejected: {reason.replace('_', ' ')}")
+    console = Console()
+    console.print(table)
+    states = ", ".join(f"{name} {minutes:.2f}" for name, minutes in report.minutes_by_state.items())
+    console.print(
+        f"{report.films} films ({report.skipped} done before, {report.unreadable} unreadable); clips: "
+        f"{report.clips['train']} train, {report.clips['test']} test; minutes {states}; "
+        f"{report.seconds_wall:.0f} s ({report.frames_per_second:.0f} frames/s). Why not the rest: rejected.jsonl"
     )
 
 

@@ -126,30 +126,27 @@ class PortraitDecoder(nn.Module):
         self.paint = nn.Sequential(nn.Conv2d(w64, 16, 3, padding=1), nn.PixelShuffle(2))
 
     def forward(
-        self, latent: Tensor, reference: ReferenceFeatures, portrait: Tensor, pixels_move_flow: bool = True
+        self, latent: Tensor, reference: ReferenceFeatures, portrait: Tensor, pixels_move_flow: bool | Tensor = True
     ) -> Decoded:
         """latent [B, C, 4, 4], reference of batch B, portrait [B, 3, S, S] in [-1, 1].
 
         pixels_move_flow=False stops the gradient of pixel losses at the sampling positions: where the true flow is
-        known, what the pixels say about it is noise.
+        known, what the pixels say about it is noise. A bool tensor [B] says so for each picture.
         """
 
         flows_coarse, flow64, paint = self.predict(latent, reference, pixels_move_flow)
         mask_logits = paint[:, 3:]
         side = portrait.shape[-1]
-        warped = warp(portrait, resize_grid(flow64 if pixels_move_flow else flow64.detach(), side))
+        warped = warp(portrait, resize_grid(_held(flow64, pixels_move_flow), side))
         mask = torch.sigmoid(mask_logits)
         blend = resize(mask, side)
         image = blend * warped + (1 - blend) * resize(paint[:, :3], side)
         return Decoded(image, warped, mask, mask_logits, flow64, flows_coarse)
 
     def predict(
-        self, latent: Tensor, reference: ReferenceFeatures, pixels_move_flow: bool = True
+        self, latent: Tensor, reference: ReferenceFeatures, pixels_move_flow: bool | Tensor = True
     ) -> tuple[tuple[Tensor, ...], Tensor, Tensor]:
         """What does not depend on the output size: flows_coarse, flow, and paint with mask logits [B, 4, 128, 128]."""
-
-        def positions(flow: Tensor) -> Tensor:
-            return flow if pixels_move_flow else flow.detach()
 
         # What moves is the difference; given as such, a portrait at rest maps to no motion from the first step on.
         moved = latent - reference.latent
@@ -160,11 +157,18 @@ class PortraitDecoder(nn.Module):
         h = self.up32(h)
         raw32 = _double(raw16) + self.flow32(h).float()
         flow32 = to_positions(raw32)
-        h = self.fuse32(torch.cat((h, warp(reference.coarse, positions(flow32))), 1))
+        h = self.fuse32(torch.cat((h, warp(reference.coarse, _held(flow32, pixels_move_flow))), 1))
         h = self.up64(h)
         flow64 = to_positions(_double(raw32) + self.flow64(h).float())
-        h = self.fuse64(torch.cat((h, warp(reference.fine, positions(flow64))), 1))
+        h = self.fuse64(torch.cat((h, warp(reference.fine, _held(flow64, pixels_move_flow))), 1))
         return (to_positions(raw8), to_positions(raw16), flow32), flow64, self.paint(h).float()
+
+
+def _held(flow: Tensor, moves: bool | Tensor) -> Tensor:
+    """The flow [B, 2, n, n], without a gradient where pixels must not move it."""
+    if isinstance(moves, bool):
+        return flow if moves else flow.detach()
+    return torch.where(moves[:, None, None, None], flow, flow.detach())
 
 
 def _double(raw: Tensor) -> Tensor:
@@ -217,6 +221,6 @@ class PortraitCodec(nn.Module):
         return motion * self.latent_scale + reference.latent
 
     def decode(
-        self, latent: Tensor, reference: ReferenceFeatures, portrait: Tensor, pixels_move_flow: bool = True
+        self, latent: Tensor, reference: ReferenceFeatures, portrait: Tensor, pixels_move_flow: bool | Tensor = True
     ) -> Decoded:
         return self.decoder(latent, reference, portrait, pixels_move_flow)

@@ -14,8 +14,9 @@ FADE = 0.12
 Pixels = NDArray[np.uint8]
 
 
-def cut(image: Pixels, crop: CropBox, side_px: int) -> Pixels:
-    """The crop as uint8 [side_px, side_px, 3]; places outside the picture repeat its edge. Antialiased."""
+def cut(image: Pixels, crop: CropBox, side_px: int, border: int = cv2.BORDER_REPLICATE) -> Pixels:
+    """The crop as uint8 [side_px, side_px, 3], antialiased. Outside the picture its edge is repeated; `border` is any
+    of OpenCV's border modes."""
     # Sample at a whole multiple of the size and average, since a plain warp would skip pixels of a large source.
     oversample = max(1, int(np.ceil(crop.side / side_px)))
     scale = side_px * oversample / crop.side
@@ -23,7 +24,7 @@ def cut(image: Pixels, crop: CropBox, side_px: int) -> Pixels:
         [[scale, 0, (0.5 - crop.left) * scale - 0.5], [0, scale, (0.5 - crop.top) * scale - 0.5]], np.float64
     )
     size = (side_px * oversample, side_px * oversample)
-    fine = cv2.warpAffine(image, place, size, flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+    fine = cv2.warpAffine(image, place, size, flags=cv2.INTER_LINEAR, borderMode=border)
     if oversample == 1:
         return np.asarray(fine, np.uint8)
     return np.asarray(cv2.resize(fine, (side_px, side_px), interpolation=cv2.INTER_AREA), np.uint8)

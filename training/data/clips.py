@@ -31,9 +31,10 @@ Bytes = NDArray[np.uint8]
 class ClipTruth:
     """What is known about the F frames of a clip. Landmarks and flow are fractions of the picture.
 
-    units [F, 52], head [F, 3], gaze [F, 2], tongue [F], expression [F, 8], landmarks [F, 28, 2]: float32.
-    state [F]: int8. The dense maps exist for the T frames named by map_frames [T] (int32):
-    displacement [T, 64, 64, 2]: fp16, flow minus the identity grid. known, mouth [T, 64, 64]: uint8, 255 is one.
+    units [F, 52], head [F, 3], gaze [F, 2], tongue [F], expression [F, 8], landmarks [F, 28, 2]: float32; expression is
+    negative where nobody knows it (real films). state [F]: int8. The dense maps exist for the T frames named by
+    map_frames [T] (int32): displacement [T, 64, 64, 2]: fp16, flow minus the identity grid. known, mouth [T, 64, 64]:
+    uint8, 255 is one; known is 0 all over where nobody knows the flow (real films).
     reference_landmarks [28, 2], reference_units [52], reference_head [3], reference_gaze [2]: float32.
     """
 

@@ -87,13 +87,15 @@ class CodecPairs:
     def rows(self, rows: NDArray[np.integer]) -> Batch:
         """The B frames named: image, reference uint8 [B, S, S, 3]; flow [B, 64, 64, 2] (absolute, see Drawn), known,
         mouth [B, 64, 64] in [0, 1], landmarks, reference_landmarks [B, 28, 2], units [B, 52], head [B, 3],
-        gaze [B, 2] and the same of the reference: float32; state int8 [B]; clip int32 [B]; is_puppet bool [B].
+        gaze [B, 2] and the same of the reference: float32; state int8 [B]; clip int32 [B]; is_puppet bool [B];
+        has_flow bool [B], whether anything of the flow is known (in clips of real films nothing is).
         """
         arrays, rows = self._arrays, np.asarray(rows)
         clips = np.asarray(arrays["clip"][rows])
         batch: Batch = {name: np.asarray(arrays[name][rows]) for name in ("image", *_PER_FRAME)}
         batch |= {name: np.asarray(arrays[name][clips]) for name in ("reference", *_PER_CLIP)}
         batch |= {name: arrays[name][rows].astype(np.float32) / 255.0 for name in ("known", "mouth")}
+        batch["has_flow"] = batch["known"].any((1, 2))
         batch["flow"] = arrays["displacement"][rows].astype(np.float32) + self._grid
         batch["clip"] = clips
         return batch

@@ -49,10 +49,10 @@ def encode_voices(audio: AudioEncoder, batch: Batch) -> tuple[Tensor, Tensor]:
 
 
 def conditions(denoiser: Denoiser, own: Tensor, partner: Tensor, batch: Batch, drop: DropRates | None) -> Conditions:
-    """Conditions of a batch with some withheld; drop=None withholds nothing but keeps expression and pose given."""
+    """Conditions of a batch with some withheld; drop=None withholds only expressions that nobody knows (negative)."""
     size, frames = own.shape[:2]
     given = torch.ones(size, frames, device=own.device)
-    state, pose_given, expression_given = batch["state"], given, given
+    state, pose_given, expression_given = batch["state"], given, (batch["expression"] >= 0).all(-1).float()
     if drop is not None:
 
         def chance(rate: float) -> Tensor:
@@ -63,7 +63,7 @@ def conditions(denoiser: Denoiser, own: Tensor, partner: Tensor, batch: Batch, d
         own = torch.where(everything[..., None], null, own)
         partner = torch.where((everything | chance(drop.listening))[..., None], null, partner)
         state = torch.where(everything | chance(drop.state), UNKNOWN_STATE, state)
-        expression_given = given * ~chance(drop.expression)
+        expression_given = expression_given * ~chance(drop.expression)
         pose_given = given * ~chance(drop.pose)
     return Conditions(own, partner, state, batch["expression"], expression_given, batch["pose"], pose_given)
 
