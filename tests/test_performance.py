@@ -66,7 +66,7 @@ def loudness(audio: np.ndarray) -> float:
 
 
 def plain(engine: str) -> str:
-    return next(name for name in voices.voice_names(engine, "train", 40) if voices.voice(name).colour.room_s == 0)
+    return voices.voice_names(engine, "train", 1)[0]
 
 
 def test_hibari_phone_times_match_the_sound() -> None:
@@ -171,14 +171,30 @@ def test_same_seed_same_clip(clips: list[Performance]) -> None:
     assert perform(7, split="test").meta["text"] != again.meta["text"]
 
 
+def clean(clip: Performance, side: str) -> bool:
+    sound = clip.meta[side]
+    return not sound["noise"] and not sound["room"] and not sound["codec"]
+
+
+def during(clip: Performance, spans: str, after_s: float = 0.0) -> np.ndarray:
+    """Frames within spans of the meta, in seconds, or up to `after_s` later."""
+    times = (np.arange(len(clip)) + 0.5) / FPS
+    inside = [(times > start - 0.16) & (times < end + 0.1 + after_s) for start, end in clip.meta[spans]]
+    return np.any([np.zeros(len(clip), bool), *inside], 0)
+
+
 def test_states_and_voices_agree(clips: list[Performance]) -> None:
+    seen = 0
     for clip in clips:
-        state = np.repeat(clip.state, SAMPLES_PER_FRAME)
-        own, other = clip.voice, clip.partner
-        assert loudness(own[state != AvatarState.SPEAKING]) < QUIET
-        assert loudness(other[state != AvatarState.LISTENING]) < QUIET
+        silent = (clip.state != AvatarState.SPEAKING) & ~during(clip, "murmurs")
+        if clean(clip, "sound"):
+            assert loudness(clip.voice[np.repeat(silent, SAMPLES_PER_FRAME)]) < QUIET
+            seen += 1
+        if clean(clip, "partner_sound"):
+            assert loudness(clip.partner[np.repeat(~during(clip, "heard"), SAMPLES_PER_FRAME)]) < QUIET
         if (clip.state == AvatarState.SPEAKING).sum() > FPS:
-            assert np.abs(own[state == AvatarState.SPEAKING]).max() > 0.03
+            assert np.abs(clip.voice[np.repeat(clip.state == AvatarState.SPEAKING, SAMPLES_PER_FRAME)]).max() > 0.02
+    assert seen > 10
 
 
 def test_mouth_is_still_while_not_speaking(clips: list[Performance]) -> None:
@@ -187,11 +203,25 @@ def test_mouth_is_still_while_not_speaking(clips: list[Performance]) -> None:
     for clip in clips:
         quiet = (clip.state != AvatarState.SPEAKING) & (clip.expression.max(1) == 0)
         quiet &= ~np.convolve(clip.state == AvatarState.SPEAKING, np.ones(7), "same").astype(bool)
+        quiet &= ~during(clip, "murmurs", after_s=0.2)
         if quiet.sum() > 5:
             seen += 1
-            assert clip.units[quiet][:, mouth].std(0).max() < 0.01
+            assert clip.units[quiet][:, mouth].std(0).max() < 0.015
             assert clip.units[quiet, JAW].max() < 0.02
     assert seen >= 6
+
+
+def test_a_listener_reacts_to_speech_and_is_calm_in_silence(clips: list[Performance]) -> None:
+    """Head and brows move clearly more while the other party speaks than while the same state hears nothing."""
+    moved: dict[bool, list[np.ndarray]] = {True: [], False: []}
+    for clip in (*clips, *(perform(seed) for seed in range(40, 64))):
+        speed = np.abs(np.gradient(np.column_stack([clip.head, 5 * clip.units[:, :5]]), 1 / FPS, axis=0)).mean(1)
+        listening = np.convolve(clip.state == AvatarState.LISTENING, np.ones(11) / 11, "same") > 0.99
+        for hears, where in ((True, during(clip, "heard")), (False, ~during(clip, "heard", after_s=1.5))):
+            moved[hears].append(speed[listening & where & ~during(clip, "murmurs", after_s=1.5)])
+    speech, silence = (np.concatenate(moved[hears]) for hears in (True, False))
+    assert min(len(speech), len(silence)) > 3 * FPS
+    assert speech.mean() > 1.6 * silence.mean()
 
 
 def test_speaking_share_and_blinks(clips: list[Performance]) -> None:
