@@ -41,6 +41,11 @@ and log energy in 300-3000 Hz. hibari, 40 sentences in 40 voices: median -50 ms,
 offset, not a drift. After correction: 0 and +5 ms. A linear phone classifier on log-mel frames also peaks at -50 ms.
 """
 
+HIBARI_SPEED = 0.75
+"""hibari is always asked for slow speech, whose frames are then thinned to the tempo wanted. Its durations are whole
+frames of 25 ms: asked for fast speech it gives every phone one frame, and its tempo jumps by half at a speed of 1.35.
+"""
+
 ENGINES: tuple[str, ...] = ("hibari", "kokoro")
 RECORDED = "recorded"
 """The kind of voice whose lines are recordings of a human; see training.data.speech.recorded."""
@@ -108,11 +113,15 @@ class Utterance:
 
 @dataclass(frozen=True, slots=True)
 class RawSpeech:
-    """What an engine made: audio [N] at 24 kHz, its tokens, and one duration per token plus the two pads, seconds."""
+    """What an engine made: audio [N] at 24 kHz, its tokens, and one duration per token plus the two pads, seconds.
+
+    lead_s: how much earlier the sound is than the durations say.
+    """
 
     audio: Floats
     tokens: str
     durations_s: NDArray[np.float64]
+    lead_s: float
 
 
 def stable_unit(text: str) -> float:
@@ -197,7 +206,7 @@ def synthesise(text: str, speaker: Voice, cache: Path | None = None, delivery: D
     if speaker.engine == RECORDED:
         return _replay(text, speaker, cache, delivery)
     raw = _from_cache(text, speaker, cache) if cache is not None else _run_engine(text, speaker, delivery)
-    timed = align(raw.tokens, raw.durations_s, raw.audio, ENGINE_RATE_HZ, SOUND_LEADS_DURATIONS_S[speaker.engine])
+    timed = align(raw.tokens, raw.durations_s, raw.audio, ENGINE_RATE_HZ, raw.lead_s)
     # hibari itself speaks faster and higher; what is taken from a cache is stretched.
     stretch = speaker.tract * (1.0 if cache is None and speaker.engine == "hibari" else delivery.stretch)
     audio, phones = _stretched(raw.audio, ENGINE_RATE_HZ, [Phone(p.symbol, p.start_s, p.end_s) for p in timed], stretch)
@@ -258,12 +267,13 @@ def _from_cache(text: str, speaker: Voice, cache: Path) -> RawSpeech:
     raw = _run_engine(text, speaker, NEUTRAL)
     cache.mkdir(parents=True, exist_ok=True)
     scratch = path.with_suffix(f".{hashlib.blake2b(text.encode(), digest_size=4).hexdigest()}.tmp")
+    about = {"tokens": raw.tokens, "text": text, "lead_s": raw.lead_s}
     with scratch.open("wb") as file:
         np.savez(
             file,
             audio=np.round(np.clip(raw.audio, -1, 1) * 32767).astype(np.int16),
             durations_s=raw.durations_s,
-            about=np.frombuffer(json.dumps({"tokens": raw.tokens, "text": text}).encode(), np.uint8),
+            about=np.frombuffer(json.dumps(about).encode(), np.uint8),
         )
     scratch.replace(path)
     return read_cached(path)
@@ -272,8 +282,9 @@ def _from_cache(text: str, speaker: Voice, cache: Path) -> RawSpeech:
 def read_cached(path: Path) -> RawSpeech:
     """A cached engine output."""
     with np.load(path, allow_pickle=False) as file:
-        tokens = json.loads(file["about"].tobytes().decode())["tokens"]
-        return RawSpeech(file["audio"].astype(np.float32) / 32767, tokens, file["durations_s"])
+        about = json.loads(file["about"].tobytes().decode())
+        lead_s = about.get("lead_s", SOUND_LEADS_DURATIONS_S["kokoro"])
+        return RawSpeech(file["audio"].astype(np.float32) / 32767, about["tokens"], file["durations_s"], lead_s)
 
 
 def cached_text(path: Path) -> str:
@@ -298,12 +309,16 @@ def _run_engine(text: str, speaker: Voice, delivery: Delivery) -> RawSpeech:
 def _run_hibari(phonemes: str, speaker: Voice, speed: float, delivery: Delivery = NEUTRAL) -> RawSpeech:
     engine, dsp = _hibari(), _package("hibari.dsp")
     tokens = "".join(c for c in phonemes if c in engine.vocab)
-    feeds = {"ids": np.asarray([engine.ids(tokens)], np.int64), "speed": np.asarray([speed], np.float32)}
-    harmonic, phase, noise, rest, rest_phase, f0, durations = _hibari_session().run(None, feeds)
-    noise = noise[0] + np.float32((speaker.breath_db + delivery.breath_db) * np.log(10) / 20)
-    rng = stable_rng("breath", phonemes, speaker.name)
-    audio = dsp.synth(harmonic[0], phase[0], noise, rest[0], rest_phase[0], _intone(f0[0], speaker, delivery), rng)
-    return RawSpeech(audio, tokens, durations.ravel() * DURATION_FRAME_S)
+    feeds = {"ids": np.asarray([engine.ids(tokens)], np.int64), "speed": np.asarray([HIBARI_SPEED], np.float32)}
+    *spectra, f0, durations = _hibari_session().run(None, feeds)
+    tempo = speed / HIBARI_SPEED
+    frames = np.round(np.arange(0, len(f0[0]) - 0.5, tempo)).astype(int)
+    harmonic, phase, noise, rest, rest_phase = (s[0][:, frames] for s in spectra)
+    noise = noise + np.float32((speaker.breath_db + delivery.breath_db) * np.log(10) / 20)
+    pitch = _intone(f0[0][frames], speaker, delivery)
+    audio = dsp.synth(harmonic, phase, noise, rest, rest_phase, pitch, stable_rng("breath", phonemes, speaker.name))
+    lead_s = SOUND_LEADS_DURATIONS_S["hibari"] / tempo
+    return RawSpeech(audio, tokens, durations.ravel() * DURATION_FRAME_S / tempo, lead_s)
 
 
 def _intone(f0_hz: Floats, speaker: Voice, delivery: Delivery) -> Floats:
@@ -324,7 +339,8 @@ def _run_kokoro(phonemes: str, speaker: Voice, speed: float) -> RawSpeech:
     style = np.tensordot(np.asarray(speaker.style, np.float32), styles[:, max(len(tokens) - 1, 0)], 1)
     feeds = {"tokens": ids, "style": style.reshape(1, -1), "speed": np.asarray([speed], np.float32)}
     audio, durations = session.run(None, feeds)
-    return RawSpeech(audio.ravel(), tokens, durations.ravel() * DURATION_FRAME_S)
+    lead_s = SOUND_LEADS_DURATIONS_S["kokoro"]
+    return RawSpeech(audio.ravel(), tokens, durations.ravel() * DURATION_FRAME_S, lead_s)
 
 
 def _trim(audio: Floats, phones: tuple[Phone, ...]) -> tuple[Floats, tuple[Phone, ...]]:
