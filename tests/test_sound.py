@@ -14,15 +14,17 @@ pytest.importorskip("soxr", reason="needs the training extra: soxr")
 from engine.errors import ArgumentError, UnreadableMediaError  # noqa: E402
 from engine.types import SAMPLE_RATE_HZ  # noqa: E402
 from training.data import voice_cache, voices  # noqa: E402
+from training.data.alignment import IPA_OF_TOKEN, LENGTHENING, SILENT_TOKENS, STRESS_LEVEL  # noqa: E402
 from training.data.performance import perform  # noqa: E402
 from training.data.speech import channels, recognition  # noqa: E402
 from training.data.speech.emotion import DELIVERIES, NEUTRAL, deliver  # noqa: E402
+from training.data.speech.languages import SENTENCES_OF, draw_foreign  # noqa: E402
 from training.data.speech.noises import NOISES, make_noise  # noqa: E402
 from training.data.speech.recorded import RECORDED_TEST_SPEAKERS, RecordedLine, recorded_lines  # noqa: E402
 from training.data.speech.recording import Recording, draw_recording, record  # noqa: E402
 from training.data.speech.rooms import Room, draw_room, impulse_response  # noqa: E402
 from training.data.truth import Phone  # noqa: E402
-from training.data.visemes import VOWELS  # noqa: E402
+from training.data.visemes import VISEMES, VOWELS  # noqa: E402
 
 SENTENCE = "My brother bought a beautiful blue boat in September."
 LAG_LIMIT_MS = 5.0
@@ -174,6 +176,19 @@ def test_an_alignment_that_does_not_fit_is_rejected(speech: voices.Utterance) ->
     late = tuple(Phone(p.symbol, p.start_s + 0.1, p.end_s + 0.1) for p in speech.phones)
     assert not recognition.check(speech.audio, late).good
     assert not recognition.check(speech.audio, speech.phones[::8]).good
+
+
+def test_other_languages_have_phonemes_and_mouth_shapes() -> None:
+    """Every letter that espeak-ng writes for the sentences has a mouth shape or lengthens what is before it."""
+    pytest.importorskip("espeakng_loader", reason="needs the languages extra: espeakng-loader")
+    known = {*VISEMES, *LENGTHENING, *STRESS_LEVEL, *SILENT_TOKENS, *IPA_OF_TOKEN, " "}
+    for language, sentences in SENTENCES_OF.items():
+        for sentence in sentences:
+            assert set(voices.phonemize(f"{language}: {sentence}")) <= known
+    assert voices.phonemize("fr: Un vieux bateau.") != voices.phonemize("Un vieux bateau.")
+    assert voices.phonemize("es: Hola.").startswith("ˈola")
+    splits = [{draw_foreign(i / 60, split) for i in range(60)} for split in voices.SPLITS]
+    assert not splits[0] & splits[1] and min(map(len, splits)) >= 2 * len(SENTENCES_OF)
 
 
 def test_recorded_speech_takes_part_in_clips(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from engine.types import SAMPLE_RATE_HZ
+from training.data.speech.languages import draw_foreign
 from training.data.speech.recognition import recognise
 from training.data.speech.recorded import RecordedLine, recorded_lines
 from training.data.speech.store import write_phrase
@@ -21,6 +22,7 @@ from training.data.voices import (
     cached_text,
     read_cached,
     stable_rng,
+    stable_unit,
     synthesise,
     voice,
     voice_names,
@@ -34,18 +36,19 @@ LINES_IN_A_ROW = 12
 BATCH = 12
 
 
-def prewarm(cache: Path, split: str, minutes: float, workers: int = 1) -> float:
+def prewarm(cache: Path, split: str, minutes: float, workers: int = 1, foreign: bool = False) -> float:
     """Fill a cache with Kokoro speech until it holds about `minutes` of a split; returns the minutes it then holds.
 
-    What is said by whom depends on the split only, so a longer run continues a shorter one. Takes about
-    0.4 minutes of one core per minute of speech.
+    What is said by whom depends on the split (and `foreign`) only, so a longer run continues a shorter one. Takes about
+    0.4 minutes of one core per minute of speech. foreign: a third of the lines in other languages, which needs the
+    extra `languages`.
     """
     cache.mkdir(parents=True, exist_ok=True)
     held_s, index = 0.0, 0
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(max_workers=workers, mp_context=context) as pool:
         while held_s < minutes * 60:
-            jobs = [_line(split, i) for i in range(index, index + BATCH)]
+            jobs = [_line(split, i, foreign) for i in range(index, index + BATCH)]
             held_s += sum(pool.map(_seconds_of, jobs, [cache] * len(jobs)))
             index += BATCH
     cached_lines.cache_clear()
@@ -104,10 +107,13 @@ def _note(cache: Path, line: RecordedLine) -> Path:
     return cache / f"{RECORDED}-{line.speaker}_{line.name}.json"
 
 
-def _line(split: str, index: int) -> tuple[str, str]:
+def _line(split: str, index: int, foreign: bool) -> tuple[str, str]:
     """Voice and text of the n-th line of a split."""
     names = voice_names("kokoro", split, KOKORO_VOICES[split])
-    return names[index // LINES_IN_A_ROW % len(names)], draw_sentence(stable_rng("line", split, index), split)
+    name = names[index // LINES_IN_A_ROW % len(names)]
+    if foreign and index % 3 == 2:
+        return name, draw_foreign(stable_unit(f"foreign:{split}:{index}"), split)
+    return name, draw_sentence(stable_rng("line", split, index), split)
 
 
 def _seconds_of(job: tuple[str, str], cache: Path) -> float:

@@ -25,6 +25,7 @@ from engine.types import SAMPLE_RATE_HZ
 from training.data.acoustics import PLAIN, Colour, apply_colour, draw_colour
 from training.data.alignment import STRESS_LEVEL, align
 from training.data.speech.emotion import NEUTRAL, Delivery
+from training.data.speech.languages import foreign_phonemes, language_of
 from training.data.speech.recorded import recorded_split
 from training.data.speech.store import read_phrase
 from training.data.truth import Floats, Phone
@@ -248,8 +249,10 @@ def cache_path(text: str, speaker: Voice, cache: Path) -> Path:
 
 
 def phonemize(text: str) -> str:
-    """English text as one string of the engines' phoneme letters."""
-    return " ".join(_hibari().phonemize(text))
+    """Text as one string of the engines' phoneme letters. Raises ExtraMissingError for a tagged sentence of another
+    language without espeak-ng."""
+    language, sentence = language_of(text)
+    return " ".join(_hibari().phonemize(sentence)) if language == "en" else foreign_phonemes(sentence, language)
 
 
 def _draw_pitch_st(rng: np.random.Generator, split: str) -> float:
