@@ -17,6 +17,7 @@ from engine.types import EXPRESSIONS, FPS, SAMPLE_RATE_HZ, SAMPLES_PER_FRAME, Av
 from training.data import text, voice_cache, voices  # noqa: E402
 from training.data.behaviour import GAZE_LIMIT_DEG, HEAD_LIMIT_DEG  # noqa: E402
 from training.data.performance import perform, speak  # noqa: E402
+from training.data.speech.emotion import tint_mouth  # noqa: E402
 from training.data.truth import ARKIT_UNITS, UNIT, Performance, Phone  # noqa: E402
 from training.data.visemes import (  # noqa: E402
     BILABIALS,
@@ -224,6 +225,17 @@ def test_a_listener_reacts_to_speech_and_is_calm_in_silence(clips: list[Performa
     assert speech.mean() > 1.6 * silence.mean()
 
 
+def test_both_parties_are_heard_at_once(clips: list[Performance]) -> None:
+    """Some turns overlap, some are answered by a "mhm", and the mouth moves with an own one."""
+    assert sum(bool((during(c, "heard") & (c.state == AvatarState.SPEAKING)).any()) for c in clips) >= 3
+    murmured = [c for c in clips if c.meta["murmurs"]]
+    assert murmured
+    for clip in murmured:
+        now = during(clip, "murmurs") & (clip.state == AvatarState.LISTENING)
+        assert np.ptp(clip.units[now][:, [JAW, UNIT["mouthPressLeft"]]], axis=0).max() > 0.04
+        assert clip.units[now, JAW].max() < 0.4
+
+
 def test_speaking_share_and_blinks(clips: list[Performance]) -> None:
     state = np.concatenate([clip.state for clip in clips])
     assert 0.5 < np.mean(state == AvatarState.SPEAKING) < 0.8
@@ -268,6 +280,15 @@ def test_expression_shows_and_fades() -> None:
     gain = glad.units[:, UNIT["mouthSmileLeft"]].mean() - flat.units[:, UNIT["mouthSmileLeft"]].mean()
     assert gain > 0.3
     assert np.abs(np.diff(np.concatenate([perform(s).expression for s in (5, 8)]), axis=0)).max() < 1.0
+
+
+def test_a_smile_widens_the_speaking_mouth() -> None:
+    units = np.full((2, len(ARKIT_UNITS)), 0.4)
+    felt = np.zeros((2, len(EXPRESSIONS)))
+    felt[1, EXPRESSIONS.index("happy")] = 1.0
+    tinted = tint_mouth(units, felt)
+    assert tinted[1, UNIT["mouthStretchLeft"]] > 1.2 * tinted[0, UNIT["mouthStretchLeft"]]
+    assert tinted[1, UNIT["mouthPucker"]] < 0.9 * tinted[0, UNIT["mouthPucker"]]
 
 
 def test_cached_voices_are_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
