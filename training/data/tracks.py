@@ -33,11 +33,12 @@ class Speaker:
     lines: tuple[str, ...] = ()
     delivery: Delivery = NEUTRAL
 
-    def next_line(self, rng: np.random.Generator, longest: int | None = None) -> Utterance:
-        """Speak a random sentence, if possible of at most `longest` letters."""
+    def next_line(self, rng: np.random.Generator, longest: int | None = None, after: str = "") -> Utterance:
+        """Speak a random sentence, if possible of at most `longest` letters and not `after`, the last one, again."""
         if not self.lines:
             return synthesise(draw_sentence(rng, self.split, longest), self.voice, delivery=self.delivery)
-        fitting = [x for x in self.lines if longest is None or len(x) <= longest] or [min(self.lines, key=len)]
+        others = [line for line in self.lines if line != after] or list(self.lines)
+        fitting = [x for x in others if longest is None or len(x) <= longest] or [min(others, key=len)]
         return synthesise(fitting[int(rng.integers(len(fitting)))], self.voice, self.cache, self.delivery)
 
     def murmur(self, rng: np.random.Generator) -> Utterance | None:

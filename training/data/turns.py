@@ -165,7 +165,8 @@ def _stream(rng: np.random.Generator, speaker: Speaker, at_least_s: float) -> li
     placed: list[Placed] = []
     start = 0.0
     while not placed or placed[-1].end_s < at_least_s:
-        placed.append(_placed(speaker.next_line(rng), start))
+        last = placed[-1].utterance.text if placed else ""
+        placed.append(_placed(speaker.next_line(rng, after=last), start))
         start = placed[-1].end_s + rng.uniform(*PAUSE_S)
     return placed
 
