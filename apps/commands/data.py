@@ -1,4 +1,4 @@
-"""`visavis data make` and `visavis data inspect`: make training clips, and look at them."""
+"""`visavis data make`, `data voices` and `data inspect`: make training clips, prepare speech for them, look at them."""
 
 from __future__ import annotations
 
@@ -17,14 +17,16 @@ if TYPE_CHECKING:
 
 _MAKE_EXAMPLE = "example: visavis data make -o clips --clips 1200 --seconds 4 --size 128 --workers 2 --assets ../assets"
 _VIDEOS_EXAMPLE = "         visavis data make --from-videos films -o clips --models models --workers 2"
+_VOICES_EXAMPLE = "example: visavis data voices --cache cache --minutes 20 --assets ../assets --workers 2"
 _INSPECT_EXAMPLE = "example: visavis data inspect clips -o look"
 
 
 def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Add `data` and its two commands."""
+    """Add `data` and its commands."""
     data = subparsers.add_parser("data", help="make training clips, look at them")
-    commands = data.add_subparsers(dest="data_command", required=True, metavar="make|inspect")
+    commands = data.add_subparsers(dest="data_command", required=True, metavar="make|voices|inspect")
     _register_make(commands)
+    _register_voices(commands)
     _register_inspect(commands)
 
 
@@ -56,6 +58,23 @@ def _register_make(commands: argparse._SubParsersAction[argparse.ArgumentParser]
         "--split-share", type=float, default=0.1, help="share of people held out in OUT/test (default %(default)s)"
     )
     make.set_defaults(handler=run_make)
+
+
+def _register_voices(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    voices = commands.add_parser(
+        "voices", help="prepare slow voices and recorded speech for `data make --cache`", epilog=_VOICES_EXAMPLE
+    )
+    voices.add_argument("--cache", type=Path, required=True, help="folder to fill, as for `data make`")
+    voices.add_argument(
+        "--split", choices=("train", "test"), default="train", help="people and voices of the two differ"
+    )
+    voices.add_argument(
+        "--minutes", type=float, default=20.0, help="of Kokoro speech, 0 for none (default %(default)s)"
+    )
+    voices.add_argument("--languages", action="store_true", help="a third of it in other languages than English")
+    voices.add_argument("--assets", type=Path, help="folder whose `voices` are recorded speech to find the phones of")
+    voices.add_argument("--workers", type=int, default=1, help="processes (default %(default)s)")
+    voices.set_defaults(handler=run_voices)
 
 
 def _register_inspect(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -113,6 +132,25 @@ def _run_videos(arguments: argparse.Namespace) -> int:
         sys.stdout.write(json.dumps(report.as_json()) + "\n")
     else:
         _print_films(report)
+    return 0
+
+
+def run_voices(arguments: argparse.Namespace) -> int:
+    """Fill the cache with speech. Raises AvatarError."""
+    if arguments.assets and not arguments.assets.is_dir():
+        raise FileMissingError(f"the assets folder {arguments.assets} does not exist")
+    try:
+        from training.data.recipe import VOICES
+        from training.data.voice_cache import prepare_recorded, prewarm
+    except ImportError as error:
+        raise _needs_training(error) from error
+    folder, split, workers = arguments.cache / VOICES, arguments.split, arguments.workers
+    if arguments.minutes > 0:
+        held = prewarm(folder, split, arguments.minutes, workers, arguments.languages)
+        sys.stdout.write(f"{held:.1f} minutes of synthetic speech\n")
+    if arguments.assets:
+        held = prepare_recorded(arguments.assets, folder, split, workers)
+        sys.stdout.write(f"{held:.1f} minutes of recorded speech\n")
     return 0
 
 

@@ -21,6 +21,8 @@ IPA_OF_TOKEN: dict[str, str] = {
     "ᵻ": "ɪ",
 }  # fmt: skip
 """The phonemizer's one-letter tokens (misaki's alphabet) as IPA."""
+LENGTHENING = frozenset(("ː", "\u0303", "ʲ", "ʰ"))
+"""Length, a nasal vowel's tilde, palatal and breathed consonants: their time belongs to the sound before."""
 STOPS = frozenset("pbtdkɡ")
 
 LONGEST_STOP_S = 0.12
@@ -64,7 +66,7 @@ def _spread(tokens: str, edges: NDArray[np.float64]) -> list[TimedPhone]:
         start, end = float(edges[i]), float(edges[i + 1])
         if token in STRESS_LEVEL:
             claimed_s, stress = (start if claimed_s < 0 else claimed_s), STRESS_LEVEL[token]
-        elif token == "ː" and phones:
+        elif token in LENGTHENING and phones:
             phones[-1] = replace(phones[-1], end_s=end)
         elif token == " " and not paused:
             phones[-1] = replace(phones[-1], end_s=(start + end) / 2)

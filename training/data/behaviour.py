@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.types import EXPRESSIONS, AvatarState
+from training.data.speech.emotion import AROUSAL, along
 from training.data.truth import UNIT
 from training.data.visemes import CURVE_HZ, Curve
 
@@ -43,20 +44,36 @@ ARTICULATORS = ("jawOpen", "mouthPress", "mouthUpperUp", "mouthStretch", "mouthS
 
 @dataclass(frozen=True, slots=True)
 class Events:
-    """Moments that movement reacts to, in seconds. stresses: (time, effort); phrase ends of the own and other voice."""
+    """Moments that movement reacts to, in seconds. stresses: (time, effort) of the own and the other voice; phrase ends
+    of both; starts of the own "mhm"s."""
 
     stresses: tuple[tuple[float, float], ...]
     own_ends_s: tuple[float, ...]
     partner_ends_s: tuple[float, ...]
+    partner_stresses: tuple[tuple[float, float], ...] = ()
+    murmurs_s: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Scene:
-    """What behaviour may depend on: length, weight of each state [N, 3] (smooth), expression [N, 8], events."""
+    """What behaviour may depend on: weight of each state [N, 3] (smooth), expression [N, 8], events, and what is heard
+    of the other party: heard [N] in [0, 1] (1 while it speaks, fading afterwards), melody [N], its rise and fall."""
 
     weights: Curve
     expression: Curve
     events: Events
+    heard: Curve
+    melody: Curve
+
+    @property
+    def listening(self) -> Curve:
+        """[N]: how much this person listens to speech, as against waiting for it."""
+        return self.weights[:, AvatarState.LISTENING] * self.heard
+
+    @property
+    def liveliness(self) -> Curve:
+        """[N]: factor on movement by what is felt."""
+        return np.clip(1 + along(self.expression, AROUSAL), 0.4, 1.8)
 
     @property
     def count(self) -> int:
@@ -173,16 +190,22 @@ def _times(scene: Scene) -> Curve:
     return np.arange(scene.count) / CURVE_HZ
 
 
+SWAY_DEG = np.array([[2.6, 1.7, 1.3], [0.6, 0.45, 0.4], [1.5, 1.0, 0.9]])
+"""Standard deviation of yaw, pitch, roll when speaking, waiting to be spoken to, idle."""
+SWAY_HEARING_DEG = np.array([1.4, 1.1, 1.2])
+"""What speech adds for a listener."""
+
+
 def _head(rng: np.random.Generator, scene: Scene, looks: Curve) -> Curve:
-    weights = scene.weights
-    amplitude = np.array([[2.6, 1.7, 1.3], [1.5, 1.2, 1.3], [1.5, 1.0, 0.9]]) * rng.uniform(0.6, 1.5)
-    sway = np.stack([wander(rng, scene.count) for _ in range(3)], 1) * (weights @ amplitude)
+    size = scene.weights @ SWAY_DEG + scene.listening[:, None] * SWAY_HEARING_DEG
+    sway = np.stack([wander(rng, scene.count) for _ in range(3)], 1) * size * rng.uniform(0.6, 1.5)
     rest = rng.normal(0, (2.0, 1.3, 1.0))
     if rng.random() < 0.08:
         rest[0] += rng.choice([-1, 1]) * rng.uniform(4, 8)
-    head = rest + sway
+    head = rest + sway * scene.liveliness[:, None]
     head[:, :2] += np.stack([blur(looks[:, i], 70) for i in range(2)], 1) * (0.3, 0.22)
     head[:, 1] += _speech_nods(rng, scene) + _listening_nods(rng, scene) + _breathing(rng, scene)
+    head += _echo(rng, scene)
     kind = np.tanh(scene.expression[:, EXPRESSIONS.index("sympathetic")])
     head[:, 2] += kind * rng.choice([-1, 1]) * rng.uniform(2, 5)
     head[:, 1] += scene.expression[:, EXPRESSIONS.index("sad")] * 3.0
@@ -196,20 +219,33 @@ def _speech_nods(rng: np.random.Generator, scene: Scene) -> Curve:
     for at, effort in scene.events.stresses:
         if rng.random() < 0.45:
             nods += liveliness * effort * rng.uniform(0.7, 2.6) * bump(time_s, at + 0.04, rng.uniform(0.26, 0.5))
-    return nods
+    return nods * scene.liveliness
 
 
 def _listening_nods(rng: np.random.Generator, scene: Scene) -> Curve:
-    """One to three nods where the other's phrases end, sometimes in between."""
+    """One to three nods after the other's phrases end and with an own "mhm", small ones at its stressed words."""
     time_s, nods = _times(scene), np.zeros(scene.count)
-    ends = [e + rng.uniform(-0.15, 0.25) for e in scene.events.partner_ends_s if rng.random() < 0.75]
-    if rng.random() < 0.3:
-        ends.append(rng.uniform(0, scene.count / CURVE_HZ))
-    for start in ends:
-        height, period = rng.uniform(2.0, 5.5), rng.uniform(0.38, 0.6)
+    starts = [end + rng.uniform(0.0, 0.25) for end in scene.events.partner_ends_s if rng.random() < 0.65]
+    starts += [at - 0.05 for at in scene.events.murmurs_s]
+    for start in starts:
+        height, period = rng.uniform(1.5, 4.2), rng.uniform(0.4, 0.65)
         for i in range(int(rng.integers(1, 4))):
             nods += height * 0.7**i * bump(time_s, start + (i + 0.5) * period, period * 1.15)
+    for at, effort in scene.events.partner_stresses:
+        if rng.random() < 0.14:
+            nods += effort * rng.uniform(0.8, 2.2) * bump(time_s, at + 0.28, rng.uniform(0.32, 0.55))
     return nods * scene.weights[:, AvatarState.LISTENING]
+
+
+def _echo(rng: np.random.Generator, scene: Scene) -> Curve:
+    """The head follows the rise and fall of the other's voice, a quarter of a second late: [N, 3]."""
+    late = np.roll(scene.melody, int(ECHO_LAG_S * CURVE_HZ))
+    late[: int(ECHO_LAG_S * CURVE_HZ)] = scene.melody[0]
+    share = rng.normal(0, (0.5, 0.8, 0.6))
+    return (late * scene.weights[:, AvatarState.LISTENING])[:, None] * share
+
+
+ECHO_LAG_S = 0.25
 
 
 def _breathing(rng: np.random.Generator, scene: Scene) -> Curve:
@@ -221,7 +257,7 @@ def _breathing(rng: np.random.Generator, scene: Scene) -> Curve:
 def _gaze_targets(rng: np.random.Generator, scene: Scene) -> Curve:
     """Where the eyes want to look, in degrees from the viewer: steps [N, 2]."""
     targets = np.zeros((scene.count, 2))
-    aside = scene.weights @ np.array([0.2, 0.1, 0.42])
+    aside = scene.weights @ np.array([0.2, 0.16, 0.42]) - 0.12 * scene.listening
     thinking = scene.expression[:, EXPRESSIONS.index("thinking")]
     aside = np.clip(aside + 0.6 * thinking, 0, 0.85)
     index = 0
@@ -282,7 +318,10 @@ def _brows(rng: np.random.Generator, scene: Scene) -> Curve:
     for at, effort in scene.events.stresses:
         if rng.random() < 0.22:
             raise_ += liveliness * effort * rng.uniform(0.12, 0.4) * bump(time_s, at, rng.uniform(0.3, 0.7))
-    drift = 0.04 * (wander(rng, scene.count, 0.06, 0.8) + 1).clip(0, 3)
+    raise_ *= scene.liveliness
+    # Who waits for words keeps a still brow.
+    still = 1 - 0.6 * np.clip(scene.weights[:, AvatarState.LISTENING] - scene.listening, 0, 1)
+    drift = 0.04 * still * (wander(rng, scene.count, 0.06, 0.8) + 1).clip(0, 3)
     return _brow_units(np.minimum(raise_, 0.6) + drift)
 
 
@@ -295,14 +334,18 @@ def _brow_units(raise_: Curve) -> Curve:
 
 
 def _listening_signs(rng: np.random.Generator, scene: Scene) -> Curve:
-    """Smiles and raised brows at the other's phrase ends; the lips stay together."""
+    """Smiles and raised brows at the other's phrase ends and stressed words; the lips stay together."""
     time_s = _times(scene)
     smile, brows = np.zeros(scene.count), np.zeros(scene.count)
+    for at, effort in scene.events.partner_stresses:
+        if rng.random() < 0.12:
+            height = effort * rng.uniform(0.12, 0.4)
+            brows = np.maximum(brows, height * bump(time_s, at + 0.25, rng.uniform(0.4, 0.8)))
     for end in scene.events.partner_ends_s:
         if rng.random() < 0.45:
-            smile = np.maximum(smile, rng.uniform(0.15, 0.5) * _plateau(time_s, end, rng.uniform(0.9, 2.0)))
+            smile = np.maximum(smile, rng.uniform(0.15, 0.5) * _plateau(time_s, end + 0.1, rng.uniform(0.9, 2.0)))
         if rng.random() < 0.3:
-            brows = np.maximum(brows, rng.uniform(0.2, 0.5) * bump(time_s, end + 0.1, rng.uniform(0.5, 0.9)))
+            brows = np.maximum(brows, rng.uniform(0.2, 0.5) * bump(time_s, end + 0.3, rng.uniform(0.5, 0.9)))
     units = _brow_units(brows)
     for column, share in _SMILE:
         units[:, column] += share * smile

@@ -13,11 +13,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.errors import ArgumentError, UnknownExpressionError
-from engine.types import EXPRESSIONS, FPS, SAMPLES_PER_FRAME, AvatarState
-from training.data.acoustics import noise_floor
-from training.data.behaviour import Events, Scene, behave, expression_track, state_weights
+from engine.types import EXPRESSIONS, FPS, SAMPLE_RATE_HZ, SAMPLES_PER_FRAME, AvatarState
+from training.data.behaviour import Events, Scene, behave, blur, expression_track, smoothstep, state_weights
+from training.data.casting import Cast, Feeling, cast, draw_feeling
+from training.data.speech.emotion import NEUTRAL, deliver, tint_mouth
+from training.data.speech.recording import Recording, draw_recording, record
+from training.data.tracks import VoiceTrack, phrases, say
 from training.data.truth import Floats, Performance, Phone
-from training.data.turns import Speaker, Turn, VoiceTrack, arrange, say
+from training.data.turns import Scenario, Turn, arrange
 from training.data.visemes import (
     CURVE_HZ,
     VOWELS,
@@ -27,30 +30,28 @@ from training.data.visemes import (
     articulate,
     force_contacts,
 )
-from training.data.voice_cache import cached_lines
-from training.data.voices import SPLITS, stable_rng, synthesise, voice, voice_names
+from training.data.voices import SPLITS, stable_rng, synthesise, voice
 
 STEPS_PER_FRAME = CURVE_HZ // FPS
 FRAME_CENTRE = STEPS_PER_FRAME // 2
 """A picture is shown for one frame, together with that frame's sound: it shows the middle of it."""
 
-PHRASE_GAP_S = 0.16
-EXPRESSION_SHARE = 0.25
-NOISY_SHARE = 0.25
-HIBARI_VOICES = 240
-GAIN_DBFS = (-26.0, -6.0)
-NOISE_BELOW_PEAK_DB = (40.0, 60.0)
+HEARD_FADE_S = 0.9
+"""A listener stays lively for about so long after the last word."""
+SPOKEN_PEAK_DBFS = -9.0
+FELT_AROUND_S = (0.1, 0.5)
+"""How much longer than the voice a feeling shows in the face."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Plot:
     """Everything that is decided before movement is made."""
 
-    turns: tuple[Turn, ...]
-    own: VoiceTrack
-    partner: VoiceTrack
+    scenario: Scenario
     expression: Curve
     style: SpeakingStyle
+    own_set_up: Recording
+    partner_set_up: Recording
 
 
 def perform(
@@ -59,11 +60,12 @@ def perform(
     split: str = "train",
     cache: Path | None = None,
     kokoro_share: float = 0.25,
+    recorded_share: float = 0.25,
 ) -> Performance:
     """One clip of round(seconds * 25) frames, the same for the same arguments (and contents of the cache).
 
     split: `train` or `test`; voices and sentences of the two never meet. cache: a folder filled by
-    `training.data.voice_cache.prewarm`; `kokoro_share` of the clips then use a voice from it, the others hibari.
+    `training.data.voice_cache`; these shares of the voices then come from it, the others are hibari.
     Raises ArgumentError for an unknown split or a length below one second.
     """
     if split not in SPLITS:
@@ -72,11 +74,12 @@ def perform(
         raise ArgumentError(f"a performance lasts at least 1 s, not {seconds}")
     rng = stable_rng("performance", split, seed)
     frames = round(seconds * FPS)
-    own, partner = _cast(rng, split, cache, kokoro_share)
-    turns, own_track, partner_track = arrange(rng, frames / FPS, own, partner)
-    plot = _Plot(turns, own_track, partner_track, _random_expression(rng, frames), _draw_style(rng))
-    meta = {"voice": own.voice.name, "partner_voice": partner.voice.name, "seed": seed, "split": split}
-    return _act(rng, plot, frames, meta)
+    feeling = draw_feeling(rng)
+    actors = cast(rng, split, cache, (kokoro_share, recorded_share), feeling)
+    scenario = arrange(rng, frames / FPS, actors.own, actors.partner)
+    expression = _felt(rng, feeling, scenario, frames * STEPS_PER_FRAME)
+    plot = _Plot(scenario, expression, _draw_style(rng), draw_recording(rng), draw_recording(rng))
+    return _act(rng, plot, frames, _about(actors, seed, split, plot))
 
 
 def speak(
@@ -87,7 +90,8 @@ def speak(
     strength: float = 0.6,
     cache: Path | None = None,
 ) -> Performance:
-    """Say the given sentences, with 0.3 s before and 0.4 s after; the whole clip is in the speaking state.
+    """Say the given sentences with an expression in face and voice, with 0.3 s before and 0.4 s after; clean sound, the
+    whole clip in the speaking state.
 
     Raises ArgumentError for an unknown voice or expression, or if there is nothing to pronounce.
     """
@@ -96,53 +100,60 @@ def speak(
     rng = stable_rng("speak", voice_name, seed)
     speaker = voice(voice_name)
     sentences = [text] if isinstance(text, str) else list(text)
-    track = say([synthesise(sentence, speaker, cache) for sentence in sentences], pause_s=0.3)
+    delivery = deliver(expression, strength) if expression else NEUTRAL
+    track = say([synthesise(sentence, speaker, cache, delivery) for sentence in sentences], pause_s=0.3)
     frames = int(np.ceil((track.placed[-1].end_s + 0.4) * FPS))
     count = frames * STEPS_PER_FRAME
     curve = expression_track(rng, count, expression or EXPRESSIONS[0], strength if expression else 0.0, whole=True)
-    turns = (Turn(AvatarState.SPEAKING, 0.0, frames / FPS),)
+    scenario = Scenario((Turn(AvatarState.SPEAKING, 0.0, frames / FPS),), track, VoiceTrack())
+    clean = Recording(SPOKEN_PEAK_DBFS)
     meta = {"voice": voice_name, "partner_voice": "", "seed": seed, "split": speaker.split}
-    return _act(rng, _Plot(turns, track, VoiceTrack(), curve, _draw_style(rng)), frames, meta)
+    return _act(rng, _Plot(scenario, curve, _draw_style(rng), clean, clean), frames, meta)
 
 
-def _cast(rng: np.random.Generator, split: str, cache: Path | None, kokoro_share: float) -> tuple[Speaker, Speaker]:
-    """The own voice and another one for the partner."""
-    wants = rng.random(2) < kokoro_share
-    picks = rng.random(2)
-    pool = cached_lines(cache, split) if cache is not None else {}
-    own = _speaker(picks[0], split, cache, pool if wants[0] else {}, taken="")
-    partner = _speaker(picks[1], split, cache, pool if wants[1] else {}, taken=own.voice.name)
-    return own, partner
-
-
-def _speaker(pick: float, split: str, cache: Path | None, pool: dict[str, tuple[str, ...]], taken: str) -> Speaker:
-    names = [name for name in (pool or voice_names("hibari", split, HIBARI_VOICES)) if name != taken]
-    if not names:
-        return _speaker(pick, split, cache, {}, taken)
-    name = names[int(pick * len(names))]
-    return Speaker(voice(name), split, cache, pool.get(name, ()))
-
-
-def _random_expression(rng: np.random.Generator, frames: int) -> Curve:
-    name = EXPRESSIONS[int(rng.integers(len(EXPRESSIONS)))]
-    strength = rng.uniform(0.35, 1.0) if rng.random() < EXPRESSION_SHARE else 0.0
-    return expression_track(rng, frames * STEPS_PER_FRAME, name, strength, whole=False)
+def _felt(rng: np.random.Generator, feeling: Feeling, scenario: Scenario, count: int) -> Curve:
+    """The expression's strengths [count, 8]: around what is said with feeling, else anywhere in the clip."""
+    said = [p for p in scenario.own.placed if p.utterance.delivery != NEUTRAL]
+    if not feeling.heard or not said:
+        return expression_track(rng, count, feeling.name, feeling.strength, whole=False)
+    time_s = np.arange(count) / CURVE_HZ
+    start, end = said[0].start_s - rng.uniform(*FELT_AROUND_S), said[-1].end_s + rng.uniform(*FELT_AROUND_S)
+    fade = smoothstep((time_s - start) / rng.uniform(0.2, 0.5) + 0.5) * smoothstep((end - time_s) / 0.4 + 0.5)
+    track = np.zeros((count, len(EXPRESSIONS)))
+    track[:, EXPRESSIONS.index(feeling.name)] = feeling.strength * fade
+    return track
 
 
 def _draw_style(rng: np.random.Generator) -> SpeakingStyle:
     return SpeakingStyle(*rng.uniform((0.8, 0.85, 0.6, -1.0), (1.2, 1.15, 1.4, 1.0)).tolist())
 
 
+def _about(actors: Cast, seed: int, split: str, plot: _Plot) -> dict[str, object]:
+    return {
+        "voice": actors.own.voice.name,
+        "partner_voice": actors.partner.voice.name,
+        "seed": seed,
+        "split": split,
+        "sound": plot.own_set_up.about,
+        "partner_sound": plot.partner_set_up.about,
+        "murmurs": _rounded(plot.scenario.murmurs),
+        "heard": _rounded(plot.scenario.partner.phrases),
+    }
+
+
 def _act(rng: np.random.Generator, plot: _Plot, frames: int, meta: dict[str, object]) -> Performance:
     """Make all curves at 200 Hz and sample the middle of each frame."""
-    seconds = frames / FPS
-    state = _state_track(plot.turns, frames * STEPS_PER_FRAME)
-    spoken = plot.own.spoken()
-    scene = Scene(state_weights(state), plot.expression, _events(plot, spoken, seconds))
+    seconds, count = frames / FPS, frames * STEPS_PER_FRAME
+    scenario = plot.scenario
+    state = _state_track(scenario.turns, count)
+    spoken = scenario.own.spoken()
+    scene = _scene(plot, state, spoken, seconds)
     behaviour = behave(rng, scene)
     mouth = articulate(spoken, seconds, plot.style)
-    units = force_contacts(behaviour.units + mouth.units, mouth.lip_seal, mouth.lip_teeth)
-    audio = _recorded(rng, plot.own, frames), _recorded(rng, plot.partner, frames)
+    units = force_contacts(behaviour.units + tint_mouth(mouth.units, plot.expression), mouth.lip_seal, mouth.lip_teeth)
+    dry = [track.audio(frames * SAMPLES_PER_FRAME) for track in (scenario.own, scenario.partner)]
+    crowd = [sound for sound in dry if sound.any()]
+    audio = [record(s, r, rng, crowd) for s, r in zip(dry, (plot.own_set_up, plot.partner_set_up), strict=True)]
     at = slice(FRAME_CENTRE, None, STEPS_PER_FRAME)
     return Performance(
         units=units[at].astype(np.float32),
@@ -154,8 +165,51 @@ def _act(rng: np.random.Generator, plot: _Plot, frames: int, meta: dict[str, obj
         voice=audio[0],
         partner=audio[1],
         phones=_inside(spoken, seconds),
-        meta={**meta, "text": plot.own.text, "partner_text": plot.partner.text, "segments": _segments(plot.turns)},
+        meta={
+            **meta,
+            "text": scenario.own.text,
+            "partner_text": scenario.partner.text,
+            "segments": _segments(scenario.turns),
+        },
     )
+
+
+def _scene(plot: _Plot, state: NDArray[np.int8], spoken: Sequence[SpokenPhone], seconds: float) -> Scene:
+    partner = plot.scenario.partner.spoken()
+    events = Events(
+        _stresses(spoken, seconds),
+        _ends_within(plot.scenario.own, seconds),
+        _ends_within(plot.scenario.partner, seconds),
+        _stresses(partner, seconds),
+        tuple(start for start, _ in plot.scenario.murmurs),
+    )
+    partner_audio = plot.scenario.partner.audio(round(seconds * SAMPLE_RATE_HZ))
+    heard = _heard(partner, len(state))
+    return Scene(state_weights(state), plot.expression, events, heard, _melody(partner_audio, heard))
+
+
+def _heard(partner: Sequence[SpokenPhone], count: int) -> Curve:
+    """1 while the other party speaks, rising 0.2 s after its first word and fading after its last: [count]."""
+    before_s = 2.0
+    mask = np.zeros(count + int(before_s * CURVE_HZ))
+    for item in partner:
+        first, last = ((t + before_s) * CURVE_HZ for t in (item.phone.start_s, item.phone.end_s + 0.25))
+        mask[max(int(first), 0) : max(int(last), 0)] = 1
+    rise, fade = 1 / (0.2 * CURVE_HZ), 1 / (HEARD_FADE_S * CURVE_HZ)
+    level, heard = 0.0, np.empty(len(mask))
+    for i, now in enumerate(mask):
+        level = min(level + rise, 1.0) if now else max(level - fade, 0.0)
+        heard[i] = level
+    return smoothstep(heard[-count:])
+
+
+def _melody(audio: Floats, heard: Curve) -> Curve:
+    """Rise and fall of a voice's loudness over words and phrases, of about unit size, 0 where nobody speaks: [N]."""
+    count = len(heard)
+    level = np.sqrt(np.mean(audio[: len(audio) // count * count].reshape(count, -1) ** 2, 1))
+    words = blur(level, int(0.5 * CURVE_HZ))
+    swell = words - blur(words, int(2.0 * CURVE_HZ))
+    return heard * np.clip(swell / max(float(np.std(swell)), 1e-4), -2.5, 2.5)
 
 
 def _state_track(turns: Sequence[Turn], count: int) -> NDArray[np.int8]:
@@ -165,40 +219,28 @@ def _state_track(turns: Sequence[Turn], count: int) -> NDArray[np.int8]:
     return track
 
 
-def _events(plot: _Plot, spoken: Sequence[SpokenPhone], seconds: float) -> Events:
-    stresses = tuple(
+def _stresses(spoken: Sequence[SpokenPhone], seconds: float) -> tuple[tuple[float, float], ...]:
+    """(time, effort) of the vowels that stand out, in the clip and shortly around it."""
+    return tuple(
         (item.phone.start_s, item.effort)
         for item in spoken
         if item.phone.symbol in VOWELS and item.effort > 1.08 and -0.3 < item.phone.start_s < seconds + 0.3
     )
-    return Events(stresses, _phrase_ends(spoken, seconds), _phrase_ends(plot.partner.spoken(), seconds))
 
 
-def _phrase_ends(spoken: Sequence[SpokenPhone], seconds: float) -> tuple[float, ...]:
-    """Ends of phones that a pause follows, within the clip."""
-    starts = [item.phone.start_s for item in spoken[1:]]
-    ends = [item.phone.end_s for item in spoken]
-    pauses = zip(ends, [*starts, np.inf], strict=False)
-    return tuple(end for end, start in pauses if start - end > PHRASE_GAP_S and 0 <= end < seconds)
-
-
-def _recorded(rng: np.random.Generator, track: VoiceTrack, frames: int) -> Floats:
-    """The clip's samples with a random gain, sometimes over a quiet noise floor (at most -46 dBFS)."""
-    audio = track.audio(frames * SAMPLES_PER_FRAME)
-    gain_db, below_db, noisy = rng.uniform(*GAIN_DBFS), rng.uniform(*NOISE_BELOW_PEAK_DB), rng.random() < NOISY_SHARE
-    peak = float(np.abs(audio).max())
-    if peak == 0:
-        return audio
-    audio *= 10 ** (gain_db / 20) / peak
-    if noisy:
-        audio += noise_floor(rng, len(audio), gain_db - below_db)
-    return audio
+def _ends_within(track: VoiceTrack, seconds: float) -> tuple[float, ...]:
+    spoken = phrases([item.phone for item in track.spoken()])
+    return tuple(end for _, end in spoken if 0 <= end < seconds)
 
 
 def _inside(spoken: Sequence[SpokenPhone], seconds: float) -> tuple[Phone, ...]:
     """Phones that sound within the clip, cut at its edges."""
     heard = (item.phone for item in spoken if item.phone.end_s > 0 and item.phone.start_s < seconds)
     return tuple(Phone(p.symbol, max(p.start_s, 0.0), min(p.end_s, seconds)) for p in heard)
+
+
+def _rounded(spans: Sequence[tuple[float, float]]) -> list[list[float]]:
+    return [[round(start, 3), round(end, 3)] for start, end in spans]
 
 
 def _segments(turns: Sequence[Turn]) -> list[list[object]]:

@@ -10,6 +10,20 @@ import hashlib
 
 import numpy as np
 
+BACKCHANNELS: tuple[str, ...] = (
+    "Mm.",
+    "Mhm.",
+    "Mm hm.",
+    "Uh huh.",
+    "Yeah.",
+    "Okay.",
+    "Right.",
+    "I see.",
+    "Sure.",
+    "Oh.",
+)
+"""What a listener puts in; said by the voices of both splits."""
+
 TEST_SHARE = 0.1
 
 SENTENCES: tuple[str, ...] = (

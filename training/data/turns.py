@@ -1,24 +1,25 @@
-"""Who speaks, listens and idles when, and both parties' voices laid onto the clip's time line."""
+"""Who has the floor when: the states of a clip and both parties' voices that go with them.
+
+A listener is not always spoken to: the other party may be silent for a whole turn, start late or stop early. So the
+state says who has the floor, the sound says what there is to react to, and a model has to hear the difference.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from engine.types import SAMPLE_RATE_HZ, AvatarState
-from training.data.text import draw_sentence
-from training.data.truth import Floats, Phone
-from training.data.visemes import VOWELS, SpokenPhone
-from training.data.voices import Utterance, Voice, synthesise
+from engine.types import AvatarState
+from training.data.tracks import Placed, Speaker, VoiceTrack, murmured
+from training.data.voices import Utterance
 
 SPEAKING, LISTENING, IDLE = AvatarState.SPEAKING, AvatarState.LISTENING, AvatarState.IDLE
 
 PATTERNS: tuple[tuple[float, tuple[AvatarState, ...]], ...] = (
-    (0.50, (SPEAKING,)),
-    (0.06, (LISTENING,)),
+    (0.46, (SPEAKING,)),
+    (0.10, (LISTENING,)),
     (0.05, (IDLE,)),
     (0.10, (SPEAKING, LISTENING)),
     (0.10, (LISTENING, SPEAKING)),
@@ -30,7 +31,7 @@ PATTERNS: tuple[tuple[float, tuple[AvatarState, ...]], ...] = (
     (0.01, (LISTENING, SPEAKING, IDLE)),
     (0.02, (IDLE, SPEAKING, IDLE)),
 )
-"""Shares of clips; about 70 % of all frames speak."""
+"""Shares of clips; about two thirds of all frames speak."""
 
 LEAD_S = (0.16, 0.4)
 """From the change of state to the first sound; the mouth opens in it."""
@@ -38,6 +39,17 @@ TAIL_S = (0.2, 0.35)
 """From the last sound to the change of state; the mouth closes in it."""
 PAUSE_S = (0.15, 0.75)
 """Between two sentences of one turn."""
+
+SILENT_PARTNER_SHARE, LATE_PARTNER_SHARE = 0.3, 0.3
+"""Listening turns without a word, and those in which the other party speaks at one end only."""
+SILENCE_SHARE = (0.3, 0.7)
+"""Of the turn, how long a late party waits, or one who is done early is silent."""
+OVERLAP_SHARE, OVERLAP_S = 0.35, (0.15, 0.6)
+"""The other party goes on into the avatar's turn, or cuts in before it is over."""
+
+OWN_MURMUR_SHARE, PARTNER_MURMUR_SHARE = 0.45, 0.25
+"""Turns of the other party that get a "mhm" of the avatar, and the other way round."""
+MURMUR_AFTER_S = (0.1, 0.45)
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,64 +60,22 @@ class Turn:
     start_s: float
     end_s: float
 
-
-@dataclass(frozen=True, slots=True)
-class Speaker:
-    """A voice and what it may say: `lines` if given (sentences that lie in the cache), else anything of its split."""
-
-    voice: Voice
-    split: str
-    cache: Path | None = None
-    lines: tuple[str, ...] = ()
-
-    def next_line(self, rng: np.random.Generator, longest: int | None = None) -> Utterance:
-        """Speak a random sentence, if possible of at most `longest` letters."""
-        if not self.lines:
-            return synthesise(draw_sentence(rng, self.split, longest), self.voice)
-        fitting = [x for x in self.lines if longest is None or len(x) <= longest] or [min(self.lines, key=len)]
-        return synthesise(fitting[int(rng.integers(len(fitting)))], self.voice, self.cache)
-
-
-@dataclass(frozen=True, slots=True)
-class Placed:
-    """An utterance and when it starts, in seconds of the clip (may be negative)."""
-
-    utterance: Utterance
-    start_s: float
-
     @property
-    def end_s(self) -> float:
-        return self.start_s + self.utterance.seconds
+    def seconds(self) -> float:
+        return self.end_s - self.start_s
 
 
 @dataclass(frozen=True, slots=True)
-class VoiceTrack:
-    """One party's voice: placed utterances, cut to the clip where they are rendered."""
+class Scenario:
+    """The states of a clip and what both parties say. murmurs: (start_s, end_s) of the avatar's "mhm"s."""
 
-    placed: tuple[Placed, ...] = ()
-
-    @property
-    def text(self) -> str:
-        return " ".join(p.utterance.text for p in self.placed)
-
-    def audio(self, samples: int) -> Floats:
-        """The clip's samples, [samples] at 16 kHz; zeros where nobody speaks."""
-        out = np.zeros(samples, np.float32)
-        for item in self.placed:
-            first = round(item.start_s * SAMPLE_RATE_HZ)
-            low, high = max(first, 0), min(first + len(item.utterance.audio), samples)
-            if low < high:
-                out[low:high] += item.utterance.audio[low - first : high - first]
-        return out
-
-    def spoken(self) -> list[SpokenPhone]:
-        """Phones in clip time with their effort, also those before and after the clip."""
-        return [phone for item in self.placed for phone in _with_effort(item)]
+    turns: tuple[Turn, ...]
+    own: VoiceTrack
+    partner: VoiceTrack
+    murmurs: tuple[tuple[float, float], ...] = ()
 
 
-def arrange(
-    rng: np.random.Generator, seconds: float, own: Speaker, partner: Speaker
-) -> tuple[tuple[Turn, ...], VoiceTrack, VoiceTrack]:
+def arrange(rng: np.random.Generator, seconds: float, own: Speaker, partner: Speaker) -> Scenario:
     """A random sequence of states for a clip and the voices that go with it."""
     shares = np.array([share for share, _ in PATTERNS])
     states = PATTERNS[int(rng.choice(len(PATTERNS), p=shares / shares.sum()))][1]
@@ -114,26 +84,21 @@ def arrange(
         # Nothing short enough to say: the clip keeps its first two states.
         states = states[:2]
     turns = _turns(rng, states, seconds, middle)
-    tracks: dict[AvatarState, list[Placed]] = {SPEAKING: [], LISTENING: []}
+    said: list[list[Placed]] = []
     for i, turn in enumerate(turns):
-        if turn.state == IDLE:
-            continue
-        speaker = own if turn.state == SPEAKING else partner
         if i == 1 and len(turns) == 3 and middle is not None:
-            tracks[turn.state].append(Placed(middle, turn.start_s + rng.uniform(*LEAD_S)))
+            said.append([_placed(middle, turn.start_s + rng.uniform(*LEAD_S))])
+        elif turn.state == IDLE:
+            said.append([])
+        elif turn.state == SPEAKING:
+            said.append(_fill(rng, own, turn, i == 0, i == len(turns) - 1))
         else:
-            tracks[turn.state] += _fill(rng, speaker, turn, i == 0, i == len(turns) - 1)
-    return turns, VoiceTrack(tuple(tracks[SPEAKING])), VoiceTrack(tuple(tracks[LISTENING]))
+            said.append(_listened_to(rng, partner, turn, i == 0, i == len(turns) - 1))
+    return _with_murmurs(rng, turns, said, own, partner)
 
 
-def say(utterances: Sequence[Utterance], pause_s: float, lead_s: float = 0.3) -> VoiceTrack:
-    """Utterances one after the other."""
-    placed: list[Placed] = []
-    start = lead_s
-    for utterance in utterances:
-        placed.append(Placed(utterance, start))
-        start = placed[-1].end_s + pause_s
-    return VoiceTrack(tuple(placed))
+def _placed(utterance: Utterance, start_s: float) -> Placed:
+    return Placed(utterance, start_s, effort=utterance.delivery.effort)
 
 
 def _middle(
@@ -162,48 +127,79 @@ def _turns(
     return tuple(Turn(state, a, b) for state, a, b in zip(states, edges[:-1], edges[1:], strict=True))
 
 
+def _listened_to(
+    rng: np.random.Generator, partner: Speaker, turn: Turn, from_before: bool, goes_on: bool
+) -> list[Placed]:
+    """The other party's words in a listening turn: none, at one end only, or all through it, maybe past its ends."""
+    kind = rng.random()
+    if kind < SILENT_PARTNER_SHARE:
+        return []
+    quiet_s = rng.uniform(*SILENCE_SHARE) * turn.seconds
+    if kind < SILENT_PARTNER_SHARE + LATE_PARTNER_SHARE:
+        if goes_on and (not from_before or rng.random() < 0.5):
+            return _fill(rng, partner, replace(turn, start_s=turn.start_s + quiet_s), False, True)
+        if from_before:
+            return _fill(rng, partner, replace(turn, end_s=turn.end_s - quiet_s), True, False)
+    placed = _fill(rng, partner, turn, from_before, goes_on)
+    if rng.random() >= OVERLAP_SHARE or from_before == goes_on:
+        return placed
+    past_s = rng.uniform(*OVERLAP_S) + (TAIL_S if from_before else LEAD_S)[0]
+    shift_s = past_s if from_before else -past_s
+    return [replace(p, start_s=p.start_s + shift_s) for p in placed]
+
+
 def _fill(rng: np.random.Generator, speaker: Speaker, turn: Turn, from_before: bool, goes_on: bool) -> list[Placed]:
     """Speech for a turn. At the clip's edges it may be cut; inside it starts and ends with a sentence."""
-    length = turn.end_s - turn.start_s
-    stream = _stream(rng, speaker, length + (1.2 if from_before and goes_on else 0.0))
+    stream = _stream(rng, speaker, turn.seconds + (1.2 if from_before and goes_on else 0.0))
     if not from_before:
         shift = turn.start_s + rng.uniform(*LEAD_S)
-        placed = [Placed(p.utterance, p.start_s + shift) for p in stream]
-        return placed if goes_on else _ending_before(placed, turn.end_s - TAIL_S[0])
+        placed = [replace(p, start_s=p.start_s + shift) for p in stream]
+        return placed if goes_on else [p for p in placed if p.end_s <= turn.end_s - TAIL_S[0]]
     total = stream[-1].end_s
-    spare = max(total - length, 0.0)
+    spare = max(total - turn.seconds, 0.0)
     end = turn.end_s + rng.uniform(0, spare) if goes_on else turn.end_s - rng.uniform(*TAIL_S)
-    return [Placed(p.utterance, p.start_s + end - total) for p in stream]
-
-
-def _ending_before(placed: list[Placed], limit_s: float) -> list[Placed]:
-    return [p for p in placed if p.end_s <= limit_s]
+    return [replace(p, start_s=p.start_s + end - total) for p in stream]
 
 
 def _stream(rng: np.random.Generator, speaker: Speaker, at_least_s: float) -> list[Placed]:
     placed: list[Placed] = []
     start = 0.0
     while not placed or placed[-1].end_s < at_least_s:
-        placed.append(Placed(speaker.next_line(rng), start))
+        last = placed[-1].utterance.text if placed else ""
+        placed.append(_placed(speaker.next_line(rng, after=last), start))
         start = placed[-1].end_s + rng.uniform(*PAUSE_S)
     return placed
 
 
-def _with_effort(item: Placed) -> list[SpokenPhone]:
-    """Stress and loudness as effort: stressed and loud vowels are said wider."""
-    utterance = item.utterance
-    loud = np.array([_level(utterance, p) for p in utterance.phones])
-    vowel = np.array([p.symbol in VOWELS for p in utterance.phones])
-    usual = float(np.median(loud[vowel])) if vowel.any() else 1.0
-    spoken = []
-    for phone, level, is_vowel, stress in zip(utterance.phones, loud, vowel, utterance.stress, strict=True):
-        effort = (0.86, 1.0, 1.14)[stress] * np.clip(level / max(usual, 1e-6), 0.3, 2.0) ** 0.25 if is_vowel else 1.0
-        moved = Phone(phone.symbol, phone.start_s + item.start_s, phone.end_s + item.start_s)
-        spoken.append(SpokenPhone(moved, float(effort)))
-    return spoken
+def _with_murmurs(
+    rng: np.random.Generator, turns: Sequence[Turn], said: Sequence[list[Placed]], own: Speaker, partner: Speaker
+) -> Scenario:
+    """Both tracks, with the signs of attention that each party gives the other."""
+    tracks: dict[AvatarState, list[Placed]] = {SPEAKING: [], LISTENING: []}
+    murmurs: list[tuple[float, float]] = []
+    for turn, placed in zip(turns, said, strict=True):
+        if turn.state == IDLE:
+            continue
+        tracks[turn.state] += placed
+        attentive, share = (own, OWN_MURMUR_SHARE) if turn.state == LISTENING else (partner, PARTNER_MURMUR_SHARE)
+        murmur = _murmur(rng, attentive, turn, placed) if rng.random() < share else None
+        if murmur is not None:
+            tracks[SPEAKING if turn.state == LISTENING else LISTENING].append(murmur)
+            if turn.state == LISTENING:
+                murmurs.append((murmur.start_s, murmur.end_s))
+    own_track, partner_track = (_track(tracks[state]) for state in (SPEAKING, LISTENING))
+    return Scenario(tuple(turns), own_track, partner_track, tuple(murmurs))
 
 
-def _level(utterance: Utterance, phone: Phone) -> float:
-    low, high = int(phone.start_s * SAMPLE_RATE_HZ), int(phone.end_s * SAMPLE_RATE_HZ)
-    part = utterance.audio[low : max(high, low + 1)]
-    return float(np.sqrt(np.mean(part**2))) if len(part) else 0.0
+def _track(placed: list[Placed]) -> VoiceTrack:
+    return VoiceTrack(tuple(sorted(placed, key=lambda p: p.start_s)))
+
+
+def _murmur(rng: np.random.Generator, attentive: Speaker, turn: Turn, heard: Sequence[Placed]) -> Placed | None:
+    """A "mhm" shortly after a phrase of the other party, if there is one with room after it."""
+    utterance = attentive.murmur(rng)
+    if utterance is None:
+        return None
+    ends = [end + rng.uniform(*MURMUR_AFTER_S) for p in heard for _, end in p.phrases]
+    fitting = [at for at in ends if turn.start_s < at < turn.end_s - utterance.seconds - TAIL_S[0]]
+    return murmured(utterance, fitting[int(rng.integers(len(fitting)))]) if fitting else None

@@ -125,7 +125,8 @@ _KINDS: tuple[tuple[str, Viseme], ...] = (
     ("ɔ", _ROUND_OPEN), ("o", _ROUND_MID), ("ʊ", _ROUND_NEAR), ("u", _ROUND_CLOSE), ("w", _GLIDE_W),
     ("p b m", _BILABIAL), ("f v", _LABIODENTAL), ("θ ð", _DENTAL), ("t d n ɾ ʔ", _ALVEOLAR), ("l", _LATERAL),
     ("s z", _SIBILANT), ("ʃ ʒ tʃ dʒ", _POSTALVEOLAR), ("ɹ r", _RHOTIC), ("k ɡ ŋ x", _VELAR), ("h", _BREATH),
-    ("j", _PALATAL),
+    ("j ç ʝ ʎ", _PALATAL), ("ɲ", _ALVEOLAR), ("β ɸ", _BILABIAL), ("ʁ χ ɣ", _VELAR), ("y", _ROUND_CLOSE),
+    ("ø", _ROUND_NEAR), ("œ", _ROUND_OPEN),
 )  # fmt: skip
 VISEMES: dict[str, Viseme] = {symbol: viseme for symbols, viseme in _KINDS for symbol in symbols.split()}
 DIPHTHONGS: dict[str, tuple[str, str]] = {
@@ -136,7 +137,7 @@ DIPHTHONG_TURN = 0.6
 
 BILABIALS = frozenset("pbm")
 LABIODENTALS = frozenset("fv")
-VOWELS = frozenset((*"ɑaɐɒæɛeɜʌəɚɨɪiɔoʊu", *DIPHTHONGS))
+VOWELS = frozenset((*"ɑaɐɒæɛeɜʌəɚɨɪiɔoʊuyøœ", *DIPHTHONGS))
 
 PAUSE_S = 0.08
 """A longer gap between phones lets the mouth go to rest."""

@@ -10,7 +10,8 @@ from __future__ import annotations
 import hashlib
 import importlib
 import json
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -21,8 +22,12 @@ from numpy.typing import NDArray
 
 from engine.errors import ArgumentError, ExtraMissingError
 from engine.types import SAMPLE_RATE_HZ
-from training.data.acoustics import Colour, apply_colour, draw_colour
+from training.data.acoustics import PLAIN, Colour, apply_colour, draw_colour
 from training.data.alignment import STRESS_LEVEL, align
+from training.data.speech.emotion import NEUTRAL, Delivery
+from training.data.speech.languages import foreign_phonemes, language_of
+from training.data.speech.recorded import recorded_split
+from training.data.speech.store import read_phrase
 from training.data.truth import Floats, Phone
 
 ENGINE_RATE_HZ = 24_000
@@ -37,7 +42,15 @@ and log energy in 300-3000 Hz. hibari, 40 sentences in 40 voices: median -50 ms,
 offset, not a drift. After correction: 0 and +5 ms. A linear phone classifier on log-mel frames also peaks at -50 ms.
 """
 
+HIBARI_SPEED = 0.75
+"""hibari is always asked for slow speech, whose frames are then thinned to the tempo wanted. Its durations are whole
+frames of 25 ms: asked for fast speech it gives every phone one frame, and its tempo jumps by half at a speed of 1.35.
+"""
+
 ENGINES: tuple[str, ...] = ("hibari", "kokoro")
+RECORDED = "recorded"
+"""The kind of voice whose lines are recordings of a human; see training.data.speech.recorded."""
+VARIANT_TRACT: tuple[float, float] = (0.92, 1.09)
 SPLITS: tuple[str, ...] = ("train", "test")
 KOKORO_STYLES: tuple[str, ...] = ("jf_alpha", "jf_gongitsune", "jf_nezumi", "jf_tebukuro", "jm_kumo")
 KOKORO_MIX_PRIOR: tuple[float, ...] = (0.08, 0.5, 0.5, 0.5, 0.6)
@@ -46,6 +59,9 @@ KOKORO_MIX_PRIOR: tuple[float, ...] = (0.08, 0.5, 0.5, 0.5, 0.6)
 TEST_PITCH_BANDS_ST: tuple[tuple[float, float], ...] = ((-6.5, -5.0), (-1.0, 0.5), (3.0, 4.0))
 """Pitch changes in semitones that only test voices have; train voices take the rest of PITCH_RANGE_ST."""
 PITCH_RANGE_ST: tuple[float, float] = (-11.0, 5.0)
+
+UNVOICED_BELOW_HZ = 40.0
+"""hibari's vocoder takes lower pitches for unvoiced."""
 
 EDGE_S = 0.06
 """Silence kept before the first and after the last phone."""
@@ -57,6 +73,7 @@ class Voice:
 
     style: weights of KOKORO_STYLES (empty for hibari). pitch: factor on the fundamental with the vocal tract kept
     (hibari only). tract: factor by which the whole spectrum is stretched (resampling). speed: tempo, 1 is normal.
+    pitch_range: factor on the excursions of the pitch, breath_db: more noise in the voice (both hibari only).
     """
 
     name: str
@@ -66,6 +83,8 @@ class Voice:
     tract: float
     speed: float
     colour: Colour
+    pitch_range: float = 1.0
+    breath_db: float = 0.0
 
     @property
     def split(self) -> str:
@@ -76,7 +95,8 @@ class Voice:
 class Utterance:
     """One spoken sentence.
 
-    audio: [N] at 16 kHz, peak about 1. phones: in heard time from the first sample; pauses are the gaps between them.
+    audio: [N] at 16 kHz, peak about 1 in a neutral delivery. phones: in heard time from the first sample; pauses are
+    the gaps between them.
     stress: one of 0, 1, 2 per phone.
     """
 
@@ -85,6 +105,7 @@ class Utterance:
     stress: tuple[int, ...]
     text: str
     voice: str
+    delivery: Delivery = NEUTRAL
 
     @property
     def seconds(self) -> float:
@@ -93,11 +114,15 @@ class Utterance:
 
 @dataclass(frozen=True, slots=True)
 class RawSpeech:
-    """What an engine made: audio [N] at 24 kHz, its tokens, and one duration per token plus the two pads, seconds."""
+    """What an engine made: audio [N] at 24 kHz, its tokens, and one duration per token plus the two pads, seconds.
+
+    lead_s: how much earlier the sound is than the durations say.
+    """
 
     audio: Floats
     tokens: str
     durations_s: NDArray[np.float64]
+    lead_s: float
 
 
 def stable_unit(text: str) -> float:
@@ -112,15 +137,41 @@ def stable_rng(*parts: object) -> np.random.Generator:
 
 
 def voice_split(name: str) -> str:
-    """`test` for about one voice in six, by a hash of its name."""
-    return "test" if stable_unit("voice:" + name) < 1 / 6 else "train"
+    """`test` for about one synthetic voice in six, by a hash of its name, and for the humans held back by name."""
+    base = base_name(name)
+    if base.startswith(RECORDED):
+        return recorded_split(base.partition("-")[2])
+    return "test" if stable_unit("voice:" + base) < 1 / 6 else "train"
+
+
+def base_name(name: str) -> str:
+    """The name without its variant: `kokoro-0003` for `kokoro-0003.2`."""
+    return name.partition(".")[0]
 
 
 def voice(name: str) -> Voice:
-    """The voice of a name like `hibari-0012` or `kokoro-0003`. Raises ArgumentError for an unknown engine."""
+    """The voice of a name like `hibari-0012`, `kokoro-0003` or `recorded-103`. A variant, as in `kokoro-0003.2`, is
+    another speaker made of the same sound: a longer or shorter vocal tract and another timbre.
+
+    Raises ArgumentError for an unknown engine.
+    """
     engine = name.partition("-")[0]
-    if engine not in ENGINES:
-        raise ArgumentError(f"unknown voice {name!r}: a name starts with one of {', '.join(ENGINES)}")
+    if engine not in (*ENGINES, RECORDED):
+        raise ArgumentError(f"unknown voice {name!r}: a name starts with one of {', '.join((*ENGINES, RECORDED))}")
+    base = _recorded_voice(name) if engine == RECORDED else _synthetic_voice(base_name(name), engine)
+    if name == base.name:
+        return base
+    rng = stable_rng("variant", name)
+    tract = base.tract * float(rng.uniform(*VARIANT_TRACT))
+    return replace(base, name=name, tract=tract, colour=draw_colour(rng))
+
+
+def _recorded_voice(name: str) -> Voice:
+    # A recording has its own timbre and microphone already.
+    return Voice(base_name(name), RECORDED, (), 1.0, 1.0, 1.0, PLAIN)
+
+
+def _synthetic_voice(name: str, engine: str) -> Voice:
     rng = stable_rng("voice", name)
     pitch_st = _draw_pitch_st(rng, voice_split(name))
     style = tuple(float(w) for w in rng.dirichlet(KOKORO_MIX_PRIOR)) if engine == "kokoro" else ()
@@ -129,7 +180,9 @@ def voice(name: str) -> Voice:
     else:
         # Low voices have long vocal tracts: about a third of the pitch change shows in the formants.
         pitch, tract = 2 ** (pitch_st * 0.68 / 12), 2 ** (pitch_st * 0.32 / 12) * rng.uniform(0.97, 1.03)
-    return Voice(name, engine, style, pitch, tract, float(rng.uniform(0.86, 1.2)), draw_colour(rng))
+    speed, colour = float(rng.uniform(0.86, 1.2)), draw_colour(rng)
+    pitch_range, breath_db = float(np.exp(rng.normal(0, 0.22))), float(rng.normal(0, 2.5))
+    return Voice(name, engine, style, pitch, tract, speed, colour, pitch_range, breath_db)
 
 
 @lru_cache(maxsize=64)
@@ -145,30 +198,61 @@ def voice_names(engine: str, split: str, count: int) -> tuple[str, ...]:
     return tuple(names)
 
 
-def synthesise(text: str, speaker: Voice, cache: Path | None = None) -> Utterance:
+def synthesise(text: str, speaker: Voice, cache: Path | None = None, delivery: Delivery = NEUTRAL) -> Utterance:
     """Speak one sentence. The result depends on the arguments only; with a cache folder, engine output is kept there.
 
-    Raises ArgumentError if the text has nothing to pronounce.
+    A cache holds neutral speech, which other deliveries stretch. A recorded voice says what its cache holds: `text` is
+    the name of a phrase. Raises ArgumentError if the text has nothing to pronounce, or a recorded voice lacks it.
     """
-    raw = _from_cache(text, speaker, cache)
-    timed = align(raw.tokens, raw.durations_s, raw.audio, ENGINE_RATE_HZ, SOUND_LEADS_DURATIONS_S[speaker.engine])
-    audio = soxr.resample(raw.audio, ENGINE_RATE_HZ * speaker.tract, SAMPLE_RATE_HZ).astype(np.float32)
-    phones = tuple(Phone(p.symbol, p.start_s / speaker.tract, p.end_s / speaker.tract) for p in timed)
+    if speaker.engine == RECORDED:
+        return _replay(text, speaker, cache, delivery)
+    raw = _from_cache(text, speaker, cache) if cache is not None else _run_engine(text, speaker, delivery)
+    timed = align(raw.tokens, raw.durations_s, raw.audio, ENGINE_RATE_HZ, raw.lead_s)
+    # hibari itself speaks faster and higher; what is taken from a cache is stretched.
+    stretch = speaker.tract * (1.0 if cache is None and speaker.engine == "hibari" else delivery.stretch)
+    audio, phones = _stretched(raw.audio, ENGINE_RATE_HZ, [Phone(p.symbol, p.start_s, p.end_s) for p in timed], stretch)
     audio, phones = _trim(audio, phones)
-    audio = apply_colour(audio, speaker.colour, stable_rng("room", speaker.name))
-    audio /= max(float(np.abs(audio).max()), 1e-6)
-    return Utterance(audio, phones, tuple(p.stress for p in timed), text, speaker.name)
+    return Utterance(_coloured(audio, speaker, delivery), phones, tuple(p.stress for p in timed), text, speaker.name,
+                     delivery)  # fmt: skip
+
+
+def _replay(name: str, speaker: Voice, cache: Path | None, delivery: Delivery) -> Utterance:
+    """A recorded phrase from the cache."""
+    if cache is None:
+        raise ArgumentError(f"{speaker.name} is a recorded voice: it needs the cache that holds its phrases")
+    phrase = read_phrase(cache, base_name(speaker.name), name)
+    audio, phones = _stretched(phrase.audio, SAMPLE_RATE_HZ, phrase.phones, speaker.tract * delivery.stretch)
+    return Utterance(_coloured(audio, speaker, delivery), phones, phrase.stress, name, speaker.name, delivery)
+
+
+def _stretched(
+    audio: Floats, rate_hz: float, phones: Sequence[Phone], factor: float
+) -> tuple[Floats, tuple[Phone, ...]]:
+    """Speech at 16 kHz whose pitch, formants and tempo are all `factor` higher, and its phones."""
+    if rate_hz * factor != SAMPLE_RATE_HZ:
+        audio = soxr.resample(audio, rate_hz * factor, SAMPLE_RATE_HZ).astype(np.float32)
+    return audio, tuple(Phone(p.symbol, p.start_s / factor, p.end_s / factor) for p in phones)
+
+
+def _coloured(audio: Floats, speaker: Voice, delivery: Delivery) -> Floats:
+    """The voice's timbre and the delivery's level and tilt; peak 1 in a neutral delivery."""
+    colour = replace(speaker.colour, tilt_db=speaker.colour.tilt_db + delivery.tilt_db)
+    audio = apply_colour(audio, colour)
+    return audio * np.float32(10 ** (delivery.level_db / 20) / max(float(np.abs(audio).max()), 1e-6))
 
 
 def cache_path(text: str, speaker: Voice, cache: Path) -> Path:
     """Where the engine's output for a sentence lies; the key is engine, voice, text and speed."""
-    key = "\x1f".join((speaker.engine, speaker.name, text, f"{speaker.speed:.6f}"))
-    return cache / f"{speaker.name}_{hashlib.blake2b(key.encode(), digest_size=10).hexdigest()}.npz"
+    name = base_name(speaker.name)
+    key = "\x1f".join((speaker.engine, name, text, f"{speaker.speed:.6f}"))
+    return cache / f"{name}_{hashlib.blake2b(key.encode(), digest_size=10).hexdigest()}.npz"
 
 
 def phonemize(text: str) -> str:
-    """English text as one string of the engines' phoneme letters."""
-    return " ".join(_hibari().phonemize(text))
+    """Text as one string of the engines' phoneme letters. Raises ExtraMissingError for a tagged sentence of another
+    language without espeak-ng."""
+    language, sentence = language_of(text)
+    return " ".join(_hibari().phonemize(sentence)) if language == "en" else foreign_phonemes(sentence, language)
 
 
 def _draw_pitch_st(rng: np.random.Generator, split: str) -> float:
@@ -179,21 +263,20 @@ def _draw_pitch_st(rng: np.random.Generator, split: str) -> float:
             return value
 
 
-def _from_cache(text: str, speaker: Voice, cache: Path | None) -> RawSpeech:
-    if cache is None:
-        return _run_engine(text, speaker)
+def _from_cache(text: str, speaker: Voice, cache: Path) -> RawSpeech:
     path = cache_path(text, speaker, cache)
     if path.exists():
         return read_cached(path)
-    raw = _run_engine(text, speaker)
+    raw = _run_engine(text, speaker, NEUTRAL)
     cache.mkdir(parents=True, exist_ok=True)
     scratch = path.with_suffix(f".{hashlib.blake2b(text.encode(), digest_size=4).hexdigest()}.tmp")
+    about = {"tokens": raw.tokens, "text": text, "lead_s": raw.lead_s}
     with scratch.open("wb") as file:
         np.savez(
             file,
             audio=np.round(np.clip(raw.audio, -1, 1) * 32767).astype(np.int16),
             durations_s=raw.durations_s,
-            about=np.frombuffer(json.dumps({"tokens": raw.tokens, "text": text}).encode(), np.uint8),
+            about=np.frombuffer(json.dumps(about).encode(), np.uint8),
         )
     scratch.replace(path)
     return read_cached(path)
@@ -202,8 +285,9 @@ def _from_cache(text: str, speaker: Voice, cache: Path | None) -> RawSpeech:
 def read_cached(path: Path) -> RawSpeech:
     """A cached engine output."""
     with np.load(path, allow_pickle=False) as file:
-        tokens = json.loads(file["about"].tobytes().decode())["tokens"]
-        return RawSpeech(file["audio"].astype(np.float32) / 32767, tokens, file["durations_s"])
+        about = json.loads(file["about"].tobytes().decode())
+        lead_s = about.get("lead_s", SOUND_LEADS_DURATIONS_S["kokoro"])
+        return RawSpeech(file["audio"].astype(np.float32) / 32767, about["tokens"], file["durations_s"], lead_s)
 
 
 def cached_text(path: Path) -> str:
@@ -212,32 +296,54 @@ def cached_text(path: Path) -> str:
         return str(json.loads(file["about"].tobytes().decode())["text"])
 
 
-def _run_engine(text: str, speaker: Voice) -> RawSpeech:
+def _run_engine(text: str, speaker: Voice, delivery: Delivery) -> RawSpeech:
     phonemes = phonemize(text)
     # The resampling that stretches the spectrum also changes the tempo: ask the engine for the inverse.
-    speed = np.asarray([speaker.speed / speaker.tract], np.float32)
-    raw = _run_kokoro(phonemes, speaker, speed) if speaker.engine == "kokoro" else _run_hibari(phonemes, speaker, speed)
+    speed = speaker.speed / speaker.tract
+    if speaker.engine == "kokoro":
+        raw = _run_kokoro(phonemes, speaker, speed)
+    else:
+        raw = _run_hibari(phonemes, speaker, speed * delivery.rate, delivery)
     if not any(token.isalpha() and token not in STRESS_LEVEL for token in raw.tokens):
         raise ArgumentError(f"nothing to pronounce in {text!r}")
     return raw
 
 
-def _run_hibari(phonemes: str, speaker: Voice, speed: Floats) -> RawSpeech:
+def _run_hibari(phonemes: str, speaker: Voice, speed: float, delivery: Delivery = NEUTRAL) -> RawSpeech:
     engine, dsp = _hibari(), _package("hibari.dsp")
     tokens = "".join(c for c in phonemes if c in engine.vocab)
-    feeds = {"ids": np.asarray([engine.ids(tokens)], np.int64), "speed": speed}
+    feeds = {"ids": np.asarray([engine.ids(tokens)], np.int64), "speed": np.asarray([HIBARI_SPEED], np.float32)}
     *spectra, f0, durations = _hibari_session().run(None, feeds)
-    audio = dsp.synth(*(s[0] for s in spectra), f0[0] * speaker.pitch, stable_rng("breath", phonemes, speaker.name))
-    return RawSpeech(audio, tokens, durations.ravel() * DURATION_FRAME_S)
+    tempo = speed / HIBARI_SPEED
+    frames = np.round(np.arange(0, len(f0[0]) - 0.5, tempo)).astype(int)
+    harmonic, phase, noise, rest, rest_phase = (s[0][:, frames] for s in spectra)
+    noise = noise + np.float32((speaker.breath_db + delivery.breath_db) * np.log(10) / 20)
+    pitch = _intone(f0[0][frames], speaker, delivery)
+    audio = dsp.synth(harmonic, phase, noise, rest, rest_phase, pitch, stable_rng("breath", phonemes, speaker.name))
+    lead_s = SOUND_LEADS_DURATIONS_S["hibari"] / tempo
+    return RawSpeech(audio, tokens, durations.ravel() * DURATION_FRAME_S / tempo, lead_s)
 
 
-def _run_kokoro(phonemes: str, speaker: Voice, speed: Floats) -> RawSpeech:
+def _intone(f0_hz: Floats, speaker: Voice, delivery: Delivery) -> Floats:
+    """The engine's pitch per frame [F] at the voice's height, excursions widened or narrowed."""
+    voiced = f0_hz > UNVOICED_BELOW_HZ
+    if not voiced.any():
+        return f0_hz
+    middle = float(np.exp(np.mean(np.log(f0_hz[voiced]))))
+    pitch = speaker.pitch * 2 ** (delivery.pitch_st / 12)
+    excursion = np.power(np.maximum(f0_hz, 1.0) / middle, speaker.pitch_range * delivery.pitch_range)
+    return np.where(voiced, np.maximum(middle * pitch * excursion, 1.2 * UNVOICED_BELOW_HZ), 0.0).astype(np.float32)
+
+
+def _run_kokoro(phonemes: str, speaker: Voice, speed: float) -> RawSpeech:
     session, vocabulary, styles = _kokoro()
     tokens = "".join(c for c in phonemes if c in vocabulary)
     ids = np.asarray([[0, *(vocabulary[c] for c in tokens), 0]], np.int64)
     style = np.tensordot(np.asarray(speaker.style, np.float32), styles[:, max(len(tokens) - 1, 0)], 1)
-    audio, durations = session.run(None, {"tokens": ids, "style": style.reshape(1, -1), "speed": speed})
-    return RawSpeech(audio.ravel(), tokens, durations.ravel() * DURATION_FRAME_S)
+    feeds = {"tokens": ids, "style": style.reshape(1, -1), "speed": np.asarray([speed], np.float32)}
+    audio, durations = session.run(None, feeds)
+    lead_s = SOUND_LEADS_DURATIONS_S["kokoro"]
+    return RawSpeech(audio.ravel(), tokens, durations.ravel() * DURATION_FRAME_S, lead_s)
 
 
 def _trim(audio: Floats, phones: tuple[Phone, ...]) -> tuple[Floats, tuple[Phone, ...]]:
