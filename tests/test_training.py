@@ -207,7 +207,7 @@ class CountedPairs:
     def rows(self, rows: np.ndarray) -> dict[str, np.ndarray]:
         self.asked.append(rows.copy())
         raw = {"image": np.zeros((len(rows), 4, 4, 3), np.uint8), "flow": np.zeros((len(rows), 2, 2, 2), np.float32)}
-        raw["reference"] = raw["image"]
+        raw["reference"], raw["has_flow"] = raw["image"], np.ones(len(rows), bool)
         truth = [f"{of}{name}" for name in ("landmarks", "units", "head", "gaze") for of in ("", "reference_")]
         for name in ("known", "mouth", *truth):
             raw[name] = np.zeros((len(rows), 1), np.float32)
