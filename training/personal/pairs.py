@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.errors import DataError, PortraitError
+from engine.errors import DataError, ExtraMissingError, PortraitError
 from training.data.truth import Drawn, Floats, FramePose, Performance, Subject
 
 PICTURE_PX = 256
@@ -79,13 +80,16 @@ class PersonPairs:
 def pairs_of(source: Path, assets: Path | None, clips: int = 12, size_px: int = PICTURE_PX) -> PersonPairs:
     """Pairs of a film's own frames, or of a puppet made of one portrait.
 
-    Raises PersonUnusable, and AssetsMissing or GraphicsUnavailable when what is needed to see or draw is not there.
+    Raises PersonUnusable, and ExtraMissingError, AssetsMissing or GraphicsUnavailable when what is needed to see or
+    draw is not there.
     """
     if assets is None:
         raise PersonUnusable(
-            "personalising needs the face finder and the face model; pass --assets with a folder that holds models/ and"
-            " ict/ (docs/data.md says where they come from)"
+            "personalising needs a face finder and, for a portrait, a face model; pass --assets with a folder that"
+            " holds models/face_landmarker_v2_with_blendshapes.task and ict/"
         )
+    if find_spec("mediapipe") is None:
+        raise ExtraMissingError("personalising needs mediapipe; install visavis[train]")
     if source.suffix.lower() in FILM_SUFFIXES:
         from training.personal.film import pairs_of_film
 
