@@ -156,6 +156,6 @@ def _report(args: argparse.Namespace, bundle: Bundle, adapted: Adapted) -> None:
         return
     sys.stdout.write(
         f"{args.out}: {bundle.name} adapted in {adapted.steps} steps; on {gain.frames} held-out frames: "
-        f"{gain.sentence()}; worse by more than 0.3 dB: {gain.frames_worse:.0%} of frames, at most {max(0.0, -gain.worst_db):.1f}"
-        " dB\n"
+        f"{gain.sentence()}; worse by more than 0.3 dB: {gain.frames_worse:.0%} of frames, at most "
+        f"{max(0.0, -gain.worst_db):.1f} dB\n"
     )
