@@ -66,7 +66,7 @@ class Adapted:
 
 @dataclass(frozen=True, slots=True)
 class _Known:
-    """One source at the encoder's size, where paint has its own resolution and a step costs a quarter of one at 256.
+    """One source at the encoder's size, which is also the paint's: larger pictures would only cost more.
 
     latents [N, C, G, G] of frames [N, 3, P, P]; portrait [1, 3, P, P].
     """
