@@ -172,6 +172,16 @@ def test_pasting_an_unchanged_crop_changes_nothing(side_px: int, box: CropBox) -
     assert error.mean() < 0.6 and error.max() < 40
 
 
+def test_a_crop_on_whole_pixels_is_cut_and_pasted_without_loss() -> None:
+    source = np.random.default_rng(2).integers(0, 256, (400, 380, 3), np.uint8)
+    box = CropBox(60.3, 71.8, 221.4)
+    whole = box.on_pixels(16)
+    assert whole.side == 224 and abs(whole.left + 112 - 60.3 - 110.7) <= 0.5
+    frame = cut(source, whole, 224)
+    assert np.array_equal(frame, source[int(whole.top) :, int(whole.left) :][:224, :224])
+    assert np.array_equal(paste_back(frame, source, whole), source)
+
+
 def test_paste_fades_out_at_its_edges() -> None:
     source = np.zeros((300, 300, 3), np.uint8)
     box = CropBox(50, 50, 200)

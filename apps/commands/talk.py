@@ -6,7 +6,7 @@ import argparse
 import json
 import sys
 from collections import Counter
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING
@@ -59,7 +59,9 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     talk.add_argument("voice", type=Path, help="what the person says: any audio file, or a video for its sound")
     talk.add_argument("-o", "--out", type=Path, required=True, metavar="OUT.mp4", help="the film to write")
     talk.add_argument(
-        "--size", type=int, default=512, help="side of the square picture in pixels (default %(default)s)"
+        "--size",
+        type=int,
+        help="side of the animated square in pixels (default 512; with --whole as many as the portrait has there)",
     )
     talk.add_argument(
         "--whole", action="store_true", help="film the whole portrait, not only the square about the face"
@@ -99,7 +101,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.state_track:
         states = _read_states(arguments.state_track, states)
     with load(arguments.model, arguments.backend, arguments.threads) as engine:
-        portrait = engine.open_portrait(arguments.portrait)
+        portrait, size = _frame(arguments, engine.open_portrait(arguments.portrait))
         loaded = perf_counter()
         frames = engine.generate(
             portrait,
@@ -109,28 +111,44 @@ def run(arguments: argparse.Namespace) -> int:
             expression=expression,
             steps=arguments.steps,
             seed=arguments.seed,
-            size=arguments.size,
+            size=size,
         )
-        first = _film(arguments, portrait, sound, frames, len(states))
-        report = _report(arguments, engine, sound, states, began, loaded, first)
+        first = _film(arguments, size, portrait, sound, frames, len(states))
+        report = _report(arguments, size, engine, sound, states, began, loaded, first)
     sys.stdout.write(json.dumps(asdict(report)) + "\n" if arguments.json else _sentence(report))
     return 0
 
 
 def _film(
-    arguments: argparse.Namespace, portrait: Portrait, sound: Sound, frames: Iterable[VideoFrame], count: int
+    arguments: argparse.Namespace, size: int, portrait: Portrait, sound: Sound, frames: Iterable[VideoFrame], count: int
 ) -> float:
     """Write the frames as they come, with a progress bar; returns when the first one came."""
     from apps.media import Mp4Writer
     from engine.ahead import run_ahead
 
-    height, width = portrait.source.shape[:2] if arguments.whole else (arguments.size, arguments.size)
+    height, width = portrait.source.shape[:2] if arguments.whole else (size, size)
     first = 0.0
     with Mp4Writer(arguments.out, (width, height), sound.track, sound.track_rate_hz) as film:
         for frame in _with_progress(run_ahead(frames, _FRAMES_AHEAD), count):
             first = first or perf_counter()
             film.write(portrait.paste(frame.image) if arguments.whole else frame.image)
     return first
+
+
+def _frame(arguments: argparse.Namespace, portrait: Portrait) -> tuple[Portrait, int]:
+    """The portrait, and the side of its frames. A whole film without a size takes the portrait's own pixels, so that
+    the face is as sharp as what is around it.
+    """
+    from engine.engine import DEFAULT_SIZE_PX, MAX_SIZE_PX, MIN_SIZE_PX, SIZE_STEP_PX
+
+    if arguments.size is not None:
+        return portrait, int(arguments.size)
+    if not arguments.whole:
+        return portrait, DEFAULT_SIZE_PX
+    box = portrait.box.on_pixels(SIZE_STEP_PX)
+    if not MIN_SIZE_PX <= box.side <= MAX_SIZE_PX:
+        return portrait, min(MAX_SIZE_PX, max(MIN_SIZE_PX, int(box.side)))
+    return replace(portrait, box=box), int(box.side)
 
 
 def _with_progress(frames: Iterable[VideoFrame], count: int) -> Iterable[VideoFrame]:
@@ -166,7 +184,7 @@ def _read_states(path: Path, automatic: NDArray[np.int8]) -> NDArray[np.int8]:
 
 
 def _report(
-    arguments: argparse.Namespace, engine: AvatarEngine, sound: Sound, states: NDArray[np.int8],
+    arguments: argparse.Namespace, size: int, engine: AvatarEngine, sound: Sound, states: NDArray[np.int8],
     began: float, loaded: float, first: float,
 ) -> TalkReport:  # fmt: skip
     from engine.types import FPS, AvatarState
@@ -177,7 +195,7 @@ def _report(
         output=str(arguments.out),
         frames=len(states),
         fps=FPS,
-        size=arguments.size,
+        size=size,
         seconds_audio=round(sound.seconds, 3),
         seconds_wall=round(seconds, 3),
         realtime_factor=round(len(states) / FPS / seconds, 3),

@@ -6,6 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
+from apps import personalize
 from engine.errors import ExtraMissingError
 
 _EXAMPLE = """examples:
@@ -18,6 +19,8 @@ _EXAMPLE = """examples:
   visavis train teacher --data data/train --test data/test --start runs/codec/model.safetensors --out runs/teacher
   visavis train distill --method consistency --data data/train --test data/test \\
                         --start runs/teacher/model.safetensors --out runs/student
+  visavis train personalize anna.mp4 --assets ASSETS --minutes 5 --out models/anna
+                        (adapts the shipped model's decoder to one person; a CPU is enough)
   torchrun --nproc-per-node 8 -m apps.cli train codec ...     (one process per GPU)
 A run that was stopped continues when the same command is given again.
 """
@@ -43,6 +46,7 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     states.add_argument("--clips", type=int, default=400, help="clips to learn from (default %(default)s)")
     _with_data(_stage(stages, "aligner", "face points of a rough crop, for portraits", batch=64, lr=1e-3, minutes=5))
     _all(stages)
+    personalize.register(stages)
     parser.set_defaults(handler=run)
 
 
@@ -104,6 +108,8 @@ def run(args: argparse.Namespace) -> int:
 
     if args.stage == "all":
         return _run_all(args)
+    if args.stage == "personalize":
+        return personalize.run(args)
     config = RunConfig(
         out=args.out, steps=args.steps, minutes=args.minutes, batch=args.batch, lr=args.lr, seed=args.seed,
         device=args.device, threads=args.threads, sample_every=args.sample_every,

@@ -137,7 +137,9 @@ class PortraitDecoder(nn.Module):
         flows_coarse, flow64, paint = self.predict(latent, reference, pixels_move_flow)
         mask_logits = paint[:, 3:]
         side = portrait.shape[-1]
-        warped = warp(portrait, resize_grid(_held(flow64, pixels_move_flow), side))
+        # Cubic keeps fine detail; while training, bilinear is quicker and gives smoother gradients.
+        mode = "bilinear" if self.training else "bicubic"
+        warped = warp(portrait, resize_grid(_held(flow64, pixels_move_flow), side), mode)
         mask = torch.sigmoid(mask_logits)
         blend = resize(mask, side)
         image = blend * warped + (1 - blend) * resize(paint[:, :3], side)

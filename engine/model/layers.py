@@ -48,10 +48,10 @@ def base_grid(side: int, device: torch.device) -> Tensor:
     return torch.stack((x, y))[None]
 
 
-def warp(image: Tensor, grid: Tensor) -> Tensor:
-    """Sample image [B, C, H, W] at grid [B, 2, h, w] in [-1, 1]; outside, the edge repeats."""
+def warp(image: Tensor, grid: Tensor, mode: str = "bilinear") -> Tensor:
+    """Sample image [B, C, H, W] at grid [B, 2, h, w] in [-1, 1]; outside, the edge repeats. mode: or `bicubic`."""
     return F.grid_sample(
-        image, grid.permute(0, 2, 3, 1).to(image.dtype), mode="bilinear", padding_mode="border", align_corners=False
+        image, grid.permute(0, 2, 3, 1).to(image.dtype), mode=mode, padding_mode="border", align_corners=False
     )
 
 

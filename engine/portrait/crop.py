@@ -36,6 +36,14 @@ class CropBox:
         """Fractions of the crop [..., 2] to source pixels."""
         return (np.asarray(points, np.float32) * self.side + (self.left, self.top)).astype(np.float32)
 
+    def on_pixels(self, step_px: int) -> CropBox:
+        """The nearest square of whole source pixels, its side a multiple of step_px: nothing is resampled when a frame
+        of that side is cut from it or pasted into it.
+        """
+        side = step_px * max(1, round(self.side / step_px))
+        shift = (self.side - side) / 2
+        return CropBox(float(round(self.left + shift)), float(round(self.top + shift)), float(side))
+
 
 def canonical_crop(landmarks_px: NDArray[np.floating]) -> CropBox:
     """Crop for landmarks [28, 2] given in pixels of the source picture."""
