@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shlex
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,18 +17,27 @@ if TYPE_CHECKING:
 
 _EXAMPLE = "example: visavis evaluate --model base --checkpoint teacher.safetensors --data clips/test --out report"
 
+_CHECKPOINT = ".safetensors"
+
 
 def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add `evaluate`."""
     command = subparsers.add_parser("evaluate", help="measure lip sync, states and pictures", epilog=_EXAMPLE)
     command.add_argument("--data", type=Path, required=True, help="held-out clips: `visavis data make --split test`")
-    command.add_argument("--model", help="model bundle by name or path, run as users run it")
+    command.add_argument(
+        "--model",
+        action="append",
+        default=[],
+        help="model bundle by name or path, run as users run it; may be repeated",
+    )
     command.add_argument("--backend", default="auto", help="what runs the bundle (default %(default)s)")
     command.add_argument(
         "--checkpoint", type=Path, action="append", default=[], help="a torch checkpoint of any stage; may be repeated"
     )
     command.add_argument("--clips", type=int, default=24, help="how many clips (default %(default)s)")
-    command.add_argument("--steps", default="1,2,4", help="denoising steps of the student (default %(default)s)")
+    command.add_argument(
+        "--steps", help="denoising steps, such as 1,2,4 for three rows each (default: the model's own)"
+    )
     command.add_argument("--teacher-steps", type=int, default=30, help="the same of a teacher (default %(default)s)")
     command.add_argument("--size", type=int, help="side of the bundle's pictures (default: that of the clips)")
     command.add_argument(
@@ -38,6 +48,10 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "--listening", type=int, default=0, metavar="N",
         help="measure instead, on N portraits, whether the bundle reacts to whom it listens to",
     )  # fmt: skip
+    command.add_argument(
+        "--compare", nargs="+", default=[], metavar="MODEL",
+        help="bundles and checkpoints; each is held against the first, with intervals",
+    )  # fmt: skip
     command.add_argument("--instruments", type=Path, help="folder with the probe (default: the shipped one)")
     command.add_argument("--seed", type=int, default=0, help="of the noise (default %(default)s)")
     command.add_argument("--out", type=Path, help="folder for tables, contact sheets and curves")
@@ -47,7 +61,8 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
 def run_evaluate(arguments: argparse.Namespace) -> int:
     """Measure and report. Raises AvatarError."""
-    for path in (arguments.data, arguments.assets, arguments.instruments, *arguments.checkpoint):
+    models, checkpoints = _candidates(arguments)
+    for path in (arguments.data, arguments.assets, arguments.instruments, *checkpoints):
         if path is not None and not path.exists():
             raise FileMissingError(f"there is no {path}")
     steps = _parse_steps(arguments.steps)
@@ -61,9 +76,9 @@ def run_evaluate(arguments: argparse.Namespace) -> int:
     config = EvaluateConfig(
         data=arguments.data,
         instruments=arguments.instruments or shipped_instruments(),
-        model=arguments.model,
+        models=models,
         backend=arguments.backend,
-        checkpoints=tuple(arguments.checkpoint),
+        checkpoints=checkpoints,
         clips=arguments.clips,
         steps=steps,
         teacher_steps=arguments.teacher_steps,
@@ -72,6 +87,7 @@ def run_evaluate(arguments: argparse.Namespace) -> int:
         work=arguments.out,
         size_px=arguments.size,
         seed=arguments.seed,
+        command=command_line(arguments),
     )
     if arguments.listening:
         return _listening(config, arguments.listening, arguments.out)
@@ -88,12 +104,12 @@ def _listening(config: EvaluateConfig, clips: int, out: Path | None) -> int:
     from training.evaluate.run import choose_clips
     from training.instruments.probe import Probe
 
-    if config.model is None:
+    if not config.models:
         raise ArgumentError("--listening needs a bundle: --model NAME")
     if out is not None:
         out.mkdir(parents=True, exist_ok=True)
     probe = Probe.load(config.instruments / "probe.safetensors")
-    with load(config.model, config.backend) as engine:
+    with load(config.models[0], config.backend) as engine:
         chosen = choose_clips(config.data, clips)
         film = out / "listening.gif" if out else None
         figures = measure_reactions(engine, probe, chosen, config.size_px or 256, film)
@@ -101,7 +117,32 @@ def _listening(config: EvaluateConfig, clips: int, out: Path | None) -> int:
     return 0
 
 
-def _parse_steps(text: str) -> tuple[int, ...]:
+def _candidates(arguments: argparse.Namespace) -> tuple[tuple[str, ...], tuple[Path, ...]]:
+    """Bundles and checkpoints that were asked for, those of --compare first."""
+    checkpoints = [Path(name) for name in arguments.compare if name.endswith(_CHECKPOINT)]
+    models = [name for name in arguments.compare if not name.endswith(_CHECKPOINT)]
+    return (*models, *arguments.model), (*checkpoints, *arguments.checkpoint)
+
+
+def command_line(arguments: argparse.Namespace) -> str:
+    """What to type to run this again, with every setting that has a value; where the report goes does not matter."""
+    words = ["visavis", "evaluate"]
+    for name, value in vars(arguments).items():
+        if name in ("handler", "command", "out", "json") or value in (None, [], False):
+            continue
+        flag = "--" + name.replace("_", "-")
+        if name == "compare":
+            words += [flag, *value]
+        elif isinstance(value, list):
+            words += [word for item in value for word in (flag, str(item))]
+        else:
+            words += [flag, str(value)]
+    return shlex.join(words)
+
+
+def _parse_steps(text: str | None) -> tuple[int, ...]:
+    if text is None:
+        return ()
     try:
         steps = tuple(int(part) for part in text.split(","))
     except ValueError:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -13,38 +14,50 @@ from engine.errors import DataSettingsError, FileMissingError
 from engine.model.avatar import load_model
 from training.data.clips import Clip
 from training.data.shards import iterate_shards, list_shards, shard_keys
-from training.evaluate.measure import ClipFigures, measure_clip, summarise
+from training.evaluate.compare import FEWEST_CLIPS, Difference, Figure, compare_rows, figures_of
+from training.evaluate.frechet import Observer
+from training.evaluate.identity import Gallery
+from training.evaluate.measure import ClipFigures, summarise
 from training.evaluate.pictures import codec_clips, measure_people, people_of, summarise_people
+from training.evaluate.provenance import facts
 from training.evaluate.report import Evaluation
 from training.evaluate.sources import CODEC_ROW, Checkpoint, CodecOnly, GroundTruth, Runtime, RuntimeCodec, Source
+from training.evaluate.walk import Walk
 from training.generate import STUDENT_SAMPLING, TEACHER_SAMPLING
 from training.instruments.probe import Probe
 from training.instruments.states import StateNamer, load_namer
 
-STEPS = (1, 2, 4)
+Progress = Callable[[str, float], None]
+"""Gets what is being done and the fraction of it."""
 
 
 @dataclass(frozen=True, slots=True)
 class EvaluateConfig:
-    """data: folder of held-out shards, or one shard. model: bundle by name or path, run by the engine with `backend`.
+    """data: folder of held-out shards, or one shard. models: bundles by name or path, run by the engine with `backend`.
     checkpoints: torch checkpoints of any stage. instruments: folder with probe.safetensors and states.safetensors.
+    steps: denoising steps of students and bundles; empty for one row each, with the number that they ship with.
     codec_people: held-out people rendered at 256 px for the codec's section, 0 to use the clips of `data`;
     assets: photographs for it. size_px: size of the engine's frames, the clips' own when None.
+    expressions: how many clips to generate once more with their expression given. films: clips to show side by side.
+    command: how to run this again, for the report.
     """
 
     data: Path
     instruments: Path
-    model: str | None = None
+    models: tuple[str, ...] = ()
     backend: str = "auto"
     checkpoints: tuple[Path, ...] = ()
     clips: int = 24
-    steps: tuple[int, ...] = STEPS
+    steps: tuple[int, ...] = ()
     teacher_steps: int = TEACHER_SAMPLING.steps
     codec_people: int = 0
     assets: Path | None = None
     work: Path | None = None
     size_px: int | None = None
     seed: int = 0
+    expressions: int = 8
+    films: int = 3
+    command: str = ""
 
 
 def shipped_instruments() -> Path:
@@ -54,71 +67,138 @@ def shipped_instruments() -> Path:
 
 def choose_clips(data: Path, count: int) -> list[Clip]:
     """`count` clips spread over all shards, so that many people are among them. Raises DataSettingsError when empty."""
+    return list(iterate_chosen(data, count))
+
+
+def iterate_chosen(data: Path, count: int) -> Iterator[Clip]:
+    """The same, one in memory at a time."""
     shards = list_shards(data)
     keys = [(shard, key) for shard in shards for key in shard_keys(shard)]
     if not keys:
         raise DataSettingsError(f"there are no clips in {data}; make some with `visavis data make --split test`")
     picked = {keys[i] for i in np.linspace(0, len(keys) - 1, min(count, len(keys))).round().astype(int)}
-    return [clip for shard in shards for clip in iterate_shards([shard]) if (shard, clip.key) in picked]
+    for shard in shards:
+        wanted = {key for other, key in picked if other == shard}
+        for clip in iterate_shards([shard]) if wanted else ():
+            if clip.key in wanted:
+                yield clip
 
 
-def open_sources(config: EvaluateConfig, size_px: int) -> list[Source]:
-    """The rows below the ground truth: the codec once, then each checkpoint and the bundle at each number of steps."""
-    sources: list[Source] = []
+def open_sources(config: EvaluateConfig, size_px: int, stack: ExitStack) -> list[Source]:
+    """The rows below the ground truth: the codec once, then each checkpoint and bundle at each number of steps. Rows
+    that would share a name also say which file or folder they come from. stack: closes the engines.
+    """
+    rows: list[tuple[Source, str]] = []
     for path in config.checkpoints:
-        model, meta = load_model(path)
-        if not sources:
-            sources.append(CodecOnly(model))
-        if meta.get("stage") == "teacher":
-            how = replace(TEACHER_SAMPLING, steps=config.teacher_steps)
-            sources.append(Checkpoint(f"teacher {_steps(how.steps)}", model, how, config.seed))
-        elif meta.get("stage") == "consistency":
-            sources += [
-                Checkpoint(f"student {_steps(n)}", model, replace(STUDENT_SAMPLING, steps=n), config.seed)
-                for n in config.steps
-            ]
-    if config.model is not None:
-        engine = load(config.model, config.backend)
+        rows += [(source, _where(path)) for source in _checkpoint_rows(config, path, codec=not rows)]
+    for model in config.models:
+        engine = stack.enter_context(load(model, config.backend))
+        if RuntimeCodec.fits(engine.backend):
+            # The first codec is the one that the other rows are held against; a further bundle may bring its own.
+            codec_name = f"{CODEC_ROW}, {_where(Path(model))}" if rows else CODEC_ROW
+            rows.append((RuntimeCodec(engine.backend, codec_name), _where(Path(model))))
         name = f"{engine.model} ({engine.backend.name})"
-        if not sources and RuntimeCodec.fits(engine.backend):
-            sources.append(RuntimeCodec(engine.backend))
-        sources += [Runtime(f"{name} {_steps(n)}", engine, n, size_px, config.seed) for n in config.steps]
-    return sources
+        for steps in config.steps or (engine.backend.sampling.steps,):
+            row = Runtime(f"{name} {_steps(steps)}", engine, steps, size_px, config.seed)
+            rows.append((row, _where(Path(model))))
+    return _with_own_names(rows)
+
+
+def _checkpoint_rows(config: EvaluateConfig, path: Path, codec: bool) -> list[Source]:
+    model, meta = load_model(path)
+    rows: list[Source] = [CodecOnly(model)] if codec else []
+    if meta.get("stage") == "teacher":
+        how = replace(TEACHER_SAMPLING, steps=config.teacher_steps)
+        rows.append(Checkpoint(f"teacher {_steps(how.steps)}", model, how, config.seed))
+    elif meta.get("stage") == "consistency":
+        for steps in config.steps or (STUDENT_SAMPLING.steps,):
+            how = replace(STUDENT_SAMPLING, steps=steps)
+            rows.append(Checkpoint(f"student {_steps(steps)}", model, how, config.seed))
+    return rows
 
 
 def _steps(count: int) -> str:
     return f"{count} step" if count == 1 else f"{count} steps"
 
 
-def evaluate(config: EvaluateConfig, progress: Callable[[str, float], None] = lambda what, done: None) -> Evaluation:
-    """Measure every source on the same clips. progress gets what is being done and the fraction of it.
+def _where(path: Path) -> str:
+    """The last part of a path that says most: checkpoints of several runs have one file name."""
+    return path.parent.name if path.suffix else path.name
+
+
+def _with_own_names(rows: list[tuple[Source, str]]) -> list[Source]:
+    names = [source.name for source, _ in rows]
+    for source, where in rows:
+        if names.count(source.name) > 1:
+            source.name = f"{source.name}, {where}"
+    seen: dict[str, int] = {}
+    for source, _ in rows:
+        seen[source.name] = seen.get(source.name, 0) + 1
+        if seen[source.name] > 1:
+            source.name = f"{source.name} ({seen[source.name]})"
+    return [source for source, _ in rows]
+
+
+def evaluate(config: EvaluateConfig, progress: Progress = lambda what, done: None) -> Evaluation:
+    """Measure every source on the same clips.
 
     Raises FileMissingError without instruments, and what opening the shards, checkpoints and bundle raises.
     """
-    probe = _open_probe(config.instruments)
+    probe = open_probe(config.instruments)
     namer, states_meta = _open_namer(config.instruments)
-    clips = choose_clips(config.data, config.clips)
-    sources: list[Source] = [GroundTruth(), *open_sources(config, config.size_px or clips[0].frames.shape[1])]
-    figures: dict[str, list[ClipFigures]] = {}
-    for source in sources:
-        figures[source.name] = []
-        for i, clip in enumerate(clips):
-            progress(source.name, i / len(clips))
-            figures[source.name].append(measure_clip(probe, clip, source.frames(clip), source.paired))
-    truth = figures[sources[0].name]
-    codec = next((s for s in sources if s.name == CODEC_ROW), None)
-    people = measure_people(codec, _codec_subjects(config)) if codec else []
+    first = next(iterate_chosen(config.data, 1))
+    size_px = config.size_px or first.frames.shape[1]
+    with ExitStack() as stack:
+        sources = [GroundTruth(), *open_sources(config, size_px, stack)]
+        walk = Walk(Observer(probe), sources, config.expressions, config.films, people=not config.codec_people)
+        total = _count(config)
+        for i, clip in enumerate(iterate_chosen(config.data, config.clips)):
+            progress(f"clip {i + 1} of {total}", i / total)
+            walk.measure(clip)
+        people = walk.people
+        codec = next((s for s in sources if s.name == CODEC_ROW), None)
+        if config.codec_people and codec:
+            people = measure_people(codec, _rendered_people(config))
+    truth = walk.figures[sources[0].name]
+    gallery = Gallery.of(walk.portraits, walk.who, [c.faces for c in truth])
+    figures = figures_of(gallery, namer)
+    generated = [source.name for source in sources if not source.paired]
     return Evaluation(
-        rows=tuple(summarise(name, part, truth, namer) for name, part in figures.items()),
-        clips=figures,
-        references=tuple(clips),
+        rows=tuple(summarise(name, part, truth, namer, gallery) for name, part in walk.figures.items()),
+        clips=walk.figures,
+        references=tuple(walk.references),
         codec=tuple(summarise_people(people)),
         people=tuple(people),
         instruments={"probe": probe.errors, "state classifier": states_meta} if namer else {"probe": probe.errors},
+        gallery=gallery,
+        expressions=tuple(walk.expressions),
+        films=tuple(walk.films),
+        clip_px=first.frames.shape[1],
+        size_px=size_px,
+        command=config.command,
+        comparison=_compare(walk.figures, generated, figures),
+        comparable=tuple(figures),
+        generated=tuple(generated),
+        facts=(*facts(), ("seed of the noise", str(config.seed))),
     )
 
 
-def _open_probe(folder: Path) -> Probe:
+def _compare(
+    rows: dict[str, list[ClipFigures]], candidates: Sequence[str], figures: Sequence[Figure]
+) -> dict[str, list[Difference]]:
+    """Every generated row against the first one; nothing when there are too few clips to tell."""
+    truth = next(iter(rows.values()))
+    if len(truth) < FEWEST_CLIPS:
+        return {}
+    return {name: compare_rows(rows[candidates[0]], rows[name], truth, figures) for name in candidates[1:]}
+
+
+def _count(config: EvaluateConfig) -> int:
+    return min(config.clips, sum(len(shard_keys(shard)) for shard in list_shards(config.data)))
+
+
+def open_probe(folder: Path) -> Probe:
+    """The probe of a folder of instruments. Raises FileMissingError."""
     path = folder / "probe.safetensors"
     if not path.exists():
         raise FileMissingError(f"there is no probe at {path}; train one with `visavis train probe`")
@@ -134,8 +214,6 @@ def _open_namer(folder: Path) -> tuple[StateNamer | None, dict[str, float]]:
     return namer, meta["errors"]
 
 
-def _codec_subjects(config: EvaluateConfig) -> Iterable[Clip]:
-    if not config.codec_people:
-        return people_of(list_shards(config.data))
+def _rendered_people(config: EvaluateConfig) -> Iterable[Clip]:
     folder = (config.work or config.data) / "codec-256"
     return people_of(codec_clips(folder, config.assets, config.codec_people))

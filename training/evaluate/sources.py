@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import cv2
 import numpy as np
@@ -20,6 +20,7 @@ from engine.model.denoiser import Conditions
 from engine.model.layers import resize
 from engine.portrait.crop import CropBox
 from engine.portrait.portrait import Portrait
+from engine.types import EXPRESSIONS
 from training.codec import to_tensor
 from training.data.clips import Clip
 from training.data.media import Bytes
@@ -34,23 +35,37 @@ _DECODE_FRAMES = 32
 class Source(Protocol):
     """One row. `paired`: its frames show what the true frames show, so that pixels can be compared."""
 
-    @property
-    def name(self) -> str: ...
+    name: str
 
     @property
     def paired(self) -> bool: ...
+
+    @property
+    def blocks(self) -> tuple[int, int] | None:
+        """Frames of the first block and of every later one; None where pictures do not come in blocks."""
+        ...
 
     def frames(self, clip: Clip) -> Bytes:
         """uint8 [F, S, S, 3] in answer to the clip's reference, voices and states."""
         ...
 
 
-@dataclass(frozen=True, slots=True)
+@runtime_checkable
+class Animator(Source, Protocol):
+    """A row that is generated, and so can be told more than voices and states."""
+
+    def directed(self, clip: Clip) -> Bytes:
+        """The same as `frames` with the clip's expression given."""
+        ...
+
+
+@dataclass(slots=True)
 class GroundTruth:
     """The clip's own frames: what the probe makes of perfect pictures."""
 
     name: str = "ground truth"
     paired: bool = True
+    blocks: tuple[int, int] | None = None
 
     def frames(self, clip: Clip) -> Bytes:
         return clip.frames
@@ -93,6 +108,7 @@ class CodecOnly:
 
     name = CODEC_ROW
     paired = True
+    blocks = None
 
     def __init__(self, model: AvatarModel) -> None:
         self._pictures = _TorchPictures(model)
@@ -111,20 +127,27 @@ class Checkpoint:
 
     def __init__(self, name: str, model: AvatarModel, how: SamplingConfig, seed: int = 0) -> None:
         self.name, self.how, self.seed = name, how, seed
+        self.blocks = (how.block, how.block)
         self._pictures = _TorchPictures(model)
 
-    @torch.no_grad()
     def frames(self, clip: Clip) -> Bytes:
+        return self._generate(clip, expression=False)
+
+    def directed(self, clip: Clip) -> Bytes:
+        return self._generate(clip, expression=True)
+
+    @torch.no_grad()
+    def _generate(self, clip: Clip, expression: bool) -> Bytes:
         model = self._pictures.model
         with autocast(self._pictures.device):
             reference, portrait = self._pictures.reference(clip)
-            given = _conditions(model, clip, self._pictures.device)
+            given = _conditions(model, clip, self._pictures.device, expression)
             motion = generate(model.denoiser, given, reference.latent, self.how, self.seed)[0]
             latents = model.codec.from_motion(motion.float(), reference)
             return self._pictures.decode(latents, reference, portrait)
 
 
-def _conditions(model: AvatarModel, clip: Clip, device: torch.device) -> Conditions:
+def _conditions(model: AvatarModel, clip: Clip, device: torch.device, expression: bool) -> Conditions:
     frames = len(clip)
     own, partner = (
         model.audio(torch.from_numpy(frame_windows(log_mel(sound), 0, frames)).to(device))[None]
@@ -132,21 +155,21 @@ def _conditions(model: AvatarModel, clip: Clip, device: torch.device) -> Conditi
     )
     batch = {
         "state": torch.from_numpy(clip.truth.state.astype(np.int64))[None].to(device),
-        "expression": torch.zeros(1, frames, model.config.expressions, device=device),
+        "expression": torch.from_numpy(clip.truth.expression)[None].to(device) * expression,
         "pose": torch.zeros(1, frames, model.config.pose_axes, device=device),
     }
     given = conditions(model.denoiser, own, partner, batch, None)
-    return replace(given, expression_given=given.expression_given * 0, pose_given=given.pose_given * 0)
+    return replace(given, expression_given=given.expression_given * expression, pose_given=given.pose_given * 0)
 
 
 class RuntimeCodec:
     """The same through a bundle's own graphs; its encoder is the one that sees the portrait."""
 
-    name = CODEC_ROW
     paired = True
+    blocks = None
 
-    def __init__(self, backend: Backend) -> None:
-        self._backend = backend
+    def __init__(self, backend: Backend, name: str = CODEC_ROW) -> None:
+        self._backend, self.name = backend, name
 
     @staticmethod
     def fits(backend: Backend) -> bool:
@@ -175,12 +198,28 @@ class Runtime:
 
     def __init__(self, name: str, engine: AvatarEngine, steps: int | None, size_px: int, seed: int = 0) -> None:
         self.name, self.steps, self.size_px, self.seed = name, steps, size_px, seed
+        sampling = engine.backend.sampling
+        self.blocks = (sampling.first_block_frames, sampling.block_frames)
         self._engine = engine
 
     def frames(self, clip: Clip) -> Bytes:
-        whole = CropBox(0.0, 0.0, float(len(clip.reference)))
+        return self._generate(clip, None)
+
+    def directed(self, clip: Clip) -> Bytes:
+        """The engine takes one expression for a whole recording: that of the frames that have one."""
+        track = clip.truth.expression
+        present = track[track.max(1) > 0.0]
+        strengths = present.mean(0) if len(present) else track[0]
+        return self._generate(clip, dict(zip(EXPRESSIONS, strengths.tolist(), strict=True)))
+
+    def _generate(self, clip: Clip, expression: dict[str, float] | None) -> Bytes:
         made = self._engine.generate(
-            Portrait(clip.reference, whole), clip.voice, partner=clip.partner, states=clip.truth.state,
+            whole_portrait(clip), clip.voice, partner=clip.partner, states=clip.truth.state, expression=expression,
             steps=self.steps, seed=self.seed, size=self.size_px,
         )  # fmt: skip
         return np.stack([frame.image for frame in made])
+
+
+def whole_portrait(clip: Clip) -> Portrait:
+    """A clip's reference, which is a canonical crop already."""
+    return Portrait(clip.reference, CropBox(0.0, 0.0, float(len(clip.reference))))
