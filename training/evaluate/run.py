@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from engine.bundle import find_bundle
 from engine.engine import load
 from engine.errors import DataSettingsError, FileMissingError
 from engine.model.avatar import load_model
@@ -18,6 +19,7 @@ from training.evaluate.compare import FEWEST_CLIPS, Difference, Figure, compare_
 from training.evaluate.frechet import Observer
 from training.evaluate.identity import Gallery
 from training.evaluate.measure import ClipFigures, summarise
+from training.evaluate.pairs import open_encoder
 from training.evaluate.pictures import codec_clips, measure_people, people_of, summarise_people
 from training.evaluate.provenance import facts
 from training.evaluate.report import Evaluation
@@ -93,10 +95,11 @@ def open_sources(config: EvaluateConfig, size_px: int, stack: ExitStack) -> list
         rows += [(source, _where(path)) for source in _checkpoint_rows(config, path, codec=not rows)]
     for model in config.models:
         engine = stack.enter_context(load(model, config.backend))
-        if RuntimeCodec.fits(engine.backend):
+        encoder = None if config.backend == "mock" else open_encoder(find_bundle(model))
+        if encoder is not None:
             # The first codec is the one that the other rows are held against; a further bundle may bring its own.
             codec_name = f"{CODEC_ROW}, {_where(Path(model))}" if rows else CODEC_ROW
-            rows.append((RuntimeCodec(engine.backend, codec_name), _where(Path(model))))
+            rows.append((RuntimeCodec(engine.backend, encoder, codec_name), _where(Path(model))))
         name = f"{engine.model} ({engine.backend.name})"
         for steps in config.steps or (engine.backend.sampling.steps,):
             row = Runtime(f"{name} {_steps(steps)}", engine, steps, size_px, config.seed)

@@ -24,6 +24,7 @@ from engine.types import EXPRESSIONS
 from training.codec import to_tensor
 from training.data.clips import Clip
 from training.data.media import Bytes
+from training.evaluate.pairs import PairEncoder
 from training.generate import SamplingConfig, generate
 from training.grids import to_uint8
 from training.objectives.blocks import conditions
@@ -163,24 +164,20 @@ def _conditions(model: AvatarModel, clip: Clip, device: torch.device, expression
 
 
 class RuntimeCodec:
-    """The same through a bundle's own graphs; its encoder is the one that sees the portrait."""
+    """The same through a bundle's own graphs."""
 
     paired = True
     blocks = None
 
-    def __init__(self, backend: Backend, name: str = CODEC_ROW) -> None:
-        self._backend, self.name = backend, name
-
-    @staticmethod
-    def fits(backend: Backend) -> bool:
-        """Whether the backend shows the latent of a picture; the mock has none."""
-        return "latent" in backend.encode_reference(np.zeros((1, 3, REFERENCE_PX, REFERENCE_PX), np.float32))
+    def __init__(self, backend: Backend, encoder: PairEncoder, name: str = CODEC_ROW) -> None:
+        self._backend, self._encoder, self.name = backend, encoder, name
 
     def frames(self, clip: Clip) -> Bytes:
-        reference = self._backend.encode_reference(_planes(clip.reference, REFERENCE_PX))
+        small = _planes(clip.reference, REFERENCE_PX)
+        reference = self._backend.encode_reference(small)
         portrait = _planes(clip.reference, len(clip.reference))
-        latents = [self._backend.encode_reference(_planes(frame, REFERENCE_PX))["latent"] for frame in clip.frames]
-        parts = np.array_split(np.concatenate(latents), -(-len(latents) // _DECODE_FRAMES))
+        motion = self._encoder.motion((_planes(frame, REFERENCE_PX) for frame in clip.frames), small)
+        parts = np.array_split(motion, -(-len(motion) // _DECODE_FRAMES))
         return np.concatenate([self._backend.decode(part, reference, portrait) for part in parts])
 
 
