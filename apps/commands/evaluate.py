@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 _EXAMPLE = "example: visavis evaluate --model base --checkpoint teacher.safetensors --data clips/test --out report"
 
 _CHECKPOINT = ".safetensors"
+_MOST_MINUTES = 120
 
 
 def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -52,6 +53,13 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "--compare", nargs="+", default=[], metavar="MODEL",
         help="bundles and checkpoints; each is held against the first, with intervals",
     )  # fmt: skip
+    command.add_argument(
+        "--minutes",
+        type=float,
+        default=0.0,
+        help="also stream so long and look for drift (default %(default)s: do not)",
+    )
+    command.add_argument("--people", type=int, default=1, help="how many people to stream (default %(default)s)")
     command.add_argument("--instruments", type=Path, help="folder with the probe (default: the shipped one)")
     command.add_argument("--seed", type=int, default=0, help="of the noise (default %(default)s)")
     command.add_argument("--out", type=Path, help="folder for tables, contact sheets and curves")
@@ -66,8 +74,12 @@ def run_evaluate(arguments: argparse.Namespace) -> int:
         if path is not None and not path.exists():
             raise FileMissingError(f"there is no {path}")
     steps = _parse_steps(arguments.steps)
-    if min(arguments.clips, arguments.teacher_steps) < 1:
-        raise ArgumentError("--clips and --teacher-steps must be at least 1")
+    if min(arguments.clips, arguments.teacher_steps, arguments.people) < 1:
+        raise ArgumentError("--clips, --teacher-steps and --people must be at least 1")
+    if not 0 <= arguments.minutes <= _MOST_MINUTES:
+        raise ArgumentError(f"--minutes must lie between 0 and {_MOST_MINUTES}, not {arguments.minutes:g}")
+    if arguments.minutes and not models:
+        raise ArgumentError("--minutes streams a bundle as users run it: name one with --model")
     try:
         from training.evaluate.report import markdown, write
         from training.evaluate.run import EvaluateConfig, shipped_instruments
@@ -87,6 +99,8 @@ def run_evaluate(arguments: argparse.Namespace) -> int:
         work=arguments.out,
         size_px=arguments.size,
         seed=arguments.seed,
+        minutes=arguments.minutes,
+        people=arguments.people,
         command=command_line(arguments),
     )
     if arguments.listening:

@@ -5,17 +5,20 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 from engine.bundle import find_bundle
 from engine.engine import load
-from engine.errors import DataSettingsError, FileMissingError
+from engine.errors import ArgumentError, DataSettingsError, FileMissingError
 from engine.model.avatar import load_model
 from training.data.clips import Clip
 from training.data.shards import iterate_shards, list_shards, shard_keys
 from training.evaluate.compare import FEWEST_CLIPS, Difference, Figure, compare_rows, figures_of
+from training.evaluate.drift import gather, measure_drift
+from training.evaluate.drift_report import drift_section
 from training.evaluate.frechet import Observer
 from training.evaluate.identity import Gallery
 from training.evaluate.measure import ClipFigures, summarise
@@ -23,6 +26,7 @@ from training.evaluate.pairs import open_encoder
 from training.evaluate.pictures import codec_clips, measure_people, people_of, summarise_people
 from training.evaluate.provenance import facts
 from training.evaluate.report import Evaluation
+from training.evaluate.sections import Section
 from training.evaluate.sources import CODEC_ROW, Checkpoint, CodecOnly, GroundTruth, Runtime, RuntimeCodec, Source
 from training.evaluate.walk import Walk
 from training.generate import STUDENT_SAMPLING, TEACHER_SAMPLING
@@ -40,6 +44,7 @@ class EvaluateConfig:
     steps: denoising steps of students and bundles; empty for one row each, with the number that they ship with.
     codec_people: held-out people rendered at 256 px for the codec's section, 0 to use the clips of `data`;
     assets: photographs for it. size_px: size of the engine's frames, the clips' own when None.
+    minutes: how long to stream `people` people with each bundle for the section on drift, 0 for none.
     expressions: how many clips to generate once more with their expression given. films: clips to show side by side.
     command: how to run this again, for the report.
     """
@@ -57,6 +62,8 @@ class EvaluateConfig:
     work: Path | None = None
     size_px: int | None = None
     seed: int = 0
+    minutes: float = 0.0
+    people: int = 1
     expressions: int = 8
     films: int = 3
     command: str = ""
@@ -153,7 +160,8 @@ def evaluate(config: EvaluateConfig, progress: Progress = lambda what, done: Non
     size_px = config.size_px or first.frames.shape[1]
     with ExitStack() as stack:
         sources = [GroundTruth(), *open_sources(config, size_px, stack)]
-        walk = Walk(Observer(probe), sources, config.expressions, config.films, people=not config.codec_people)
+        observer = Observer(probe)
+        walk = Walk(observer, sources, config.expressions, config.films, people=not config.codec_people)
         total = _count(config)
         for i, clip in enumerate(iterate_chosen(config.data, config.clips)):
             progress(f"clip {i + 1} of {total}", i / total)
@@ -162,6 +170,7 @@ def evaluate(config: EvaluateConfig, progress: Progress = lambda what, done: Non
         codec = next((s for s in sources if s.name == CODEC_ROW), None)
         if config.codec_people and codec:
             people = measure_people(codec, _rendered_people(config))
+        more = tuple(_drift(config, observer, sources, progress)) if config.minutes else ()
     truth = walk.figures[sources[0].name]
     gallery = Gallery.of(walk.portraits, walk.who, [c.faces for c in truth])
     figures = figures_of(gallery, namer)
@@ -183,7 +192,25 @@ def evaluate(config: EvaluateConfig, progress: Progress = lambda what, done: Non
         comparable=tuple(figures),
         generated=tuple(generated),
         facts=(*facts(), ("seed of the noise", str(config.seed))),
+        more=more,
     )
+
+
+def _drift(
+    config: EvaluateConfig, observer: Observer, sources: Sequence[Source], progress: Progress
+) -> Iterator[Section]:
+    """A section for each bundle, at the first number of steps. Raises ArgumentError when there is no bundle."""
+    bundles = {source.engine: source for source in reversed(sources) if isinstance(source, Runtime)}
+    if not bundles:
+        raise ArgumentError("--minutes streams a bundle as users run it: name one with --model")
+    sitters, speech = gather(observer, iterate_shards(list_shards(config.data)), config.people)
+    for place, source in enumerate(reversed(bundles.values()), 1):
+        drifts = []
+        for number, sitter in enumerate(sitters, 1):
+            tell = partial(progress, f"{source.name}, person {number}")
+            drifts.append(measure_drift(source, observer, sitter, speech, config.minutes, tell))
+        key = "drift" if place == 1 else f"drift-{place}"
+        yield drift_section(source.name, drifts, source.size_px, config.command, key)
 
 
 def _compare(

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Protocol, runtime_checkable
 
 import cv2
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from engine.audio.features import log_mel
@@ -20,7 +22,7 @@ from engine.model.denoiser import Conditions
 from engine.model.layers import resize
 from engine.portrait.crop import CropBox
 from engine.portrait.portrait import Portrait
-from engine.types import EXPRESSIONS
+from engine.types import EXPRESSIONS, VideoFrame
 from training.codec import to_tensor
 from training.data.clips import Clip
 from training.data.media import Bytes
@@ -197,7 +199,7 @@ class Runtime:
         self.name, self.steps, self.size_px, self.seed = name, steps, size_px, seed
         sampling = engine.backend.sampling
         self.blocks = (sampling.first_block_frames, sampling.block_frames)
-        self._engine = engine
+        self.engine = engine
 
     def frames(self, clip: Clip) -> Bytes:
         return self._generate(clip, None)
@@ -210,11 +212,18 @@ class Runtime:
         return self._generate(clip, dict(zip(EXPRESSIONS, strengths.tolist(), strict=True)))
 
     def _generate(self, clip: Clip, expression: dict[str, float] | None) -> Bytes:
-        made = self._engine.generate(
-            whole_portrait(clip), clip.voice, partner=clip.partner, states=clip.truth.state, expression=expression,
+        made = self.stream(clip, clip.voice, clip.partner, clip.truth.state, expression)
+        return np.stack([frame.image for frame in made])
+
+    def stream(
+        self, clip: Clip, voice: Floats, partner: Floats, state: NDArray[np.int8],
+        expression: dict[str, float] | None = None,
+    ) -> Iterator[VideoFrame]:  # fmt: skip
+        """A clip's portrait with other sound: voices float32 [F * 640] at 16 kHz, state [F]."""
+        return self.engine.generate(
+            whole_portrait(clip), voice, partner=partner, states=state, expression=expression,
             steps=self.steps, seed=self.seed, size=self.size_px,
         )  # fmt: skip
-        return np.stack([frame.image for frame in made])
 
 
 def whole_portrait(clip: Clip) -> Portrait:
