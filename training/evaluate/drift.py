@@ -177,7 +177,7 @@ def trend(minutes: Sequence[float], values: Sequence[float], draws: int = _DRAWS
     x, y = np.asarray(minutes, np.float64), np.asarray(values, np.float64)
     a_minute = max(1.0, len(x) / max(float(np.ptp(x)), 1e-9)) if len(x) > 1 else 1.0
     residual = y - y.mean() - _slope(x, y) * (x - x.mean())
-    band = 1.96 * float(residual.std()) / np.sqrt(a_minute)
+    band = 1.96 * float(residual.std() / np.sqrt(a_minute))
     if len(x) < 3:
         return Trend(float(y.mean()), band, 10 * _slope(x, y), float("-inf"), float("inf"))
     rows = np.random.default_rng(0).integers(len(x), size=(draws, len(x)))
