@@ -13,7 +13,7 @@ from training.evaluate import motion
 from training.evaluate.compare import Figure, compare_rows
 from training.evaluate.drift import trend
 from training.evaluate.frechet import Gaussian, Observer, distance_to, films, frechet_distance
-from training.evaluate.identity import Gallery, aligned, describe, tell
+from training.evaluate.likeness import Gallery, aligned, describe, tell
 from training.instruments.probe import PROBE, Probe
 
 

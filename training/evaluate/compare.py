@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from training.evaluate import metrics
-from training.evaluate.identity import Gallery
+from training.evaluate.likeness import Gallery
 from training.evaluate.measure import ClipFigures
 from training.evaluate.sections import Section, Table, cell
 from training.instruments.states import StateNamer, confusion

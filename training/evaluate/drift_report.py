@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import isfinite
 
 from training.evaluate.drift import CURVES, CYCLE_FRAMES, PersonDrift, Trend
 from training.evaluate.plots import figure_png, new_figure
@@ -36,6 +37,8 @@ def _trends(drifts: Sequence[PersonDrift]) -> Table:
 
 def _cells(trend: Trend) -> tuple[str, ...]:
     interval = f"{trend.low:+.3f} to {trend.high:+.3f}"
+    if not isfinite(trend.low):
+        return f"{trend.mean:.3f}", "-", "-", "-", "too short to tell"
     verdict = "flat within noise" if trend.flat else "drifts"
     return f"{trend.mean:.3f}", f"±{trend.band:.3f}", f"{trend.slope_per_10min:+.3f}", interval, verdict
 
@@ -43,7 +46,7 @@ def _cells(trend: Trend) -> tuple[str, ...]:
 def _minutes(drift: PersonDrift) -> Table:
     columns = [drift.by_minute(name) for name, _ in CURVES]
     rows = tuple((str(i + 1), *(f"{v:.3f}" for v in values)) for i, values in enumerate(zip(*columns, strict=True)))
-    heads = ("minute", *(name if name != "fid" else "FID-like" for name, _ in CURVES))
+    heads = ("minute", "FID-like", "likeness", "colour", "sharpness")
     return Table(heads, rows, caption=f"{drift.person}, minute by minute")
 
 

@@ -65,7 +65,9 @@ def is_expressive(clip: Clip) -> bool:
 
 
 def shown(clip: Clip, told: Mapping[str, Floats], free: Mapping[str, Floats]) -> Shown:
-    """told, free: units [F, 52] as the probe reads them, by row."""
+    """told, free: units [F, 52] as the probe reads them less what it reads of the portrait, by row: a portrait may have
+    an expression of its own.
+    """
     frames = expression_frames(clip)
     name = EXPRESSIONS[int(clip.truth.expression[frames].mean(0).argmax())]
     units = [
@@ -75,9 +77,8 @@ def shown(clip: Clip, told: Mapping[str, Floats], free: Mapping[str, Floats]) ->
     def mean(read: Floats) -> Floats:
         return np.asarray(read[frames][:, units].mean(0), np.float32)
 
-    return Shown(
-        name, mean(clip.truth.units), {k: mean(v) for k, v in told.items()}, {k: mean(v) for k, v in free.items()}
-    )
+    truth = mean(clip.truth.units - clip.truth.reference_units)
+    return Shown(name, truth, {k: mean(v) for k, v in told.items()}, {k: mean(v) for k, v in free.items()})
 
 
 def summarise_expressions(clips: Sequence[Shown]) -> list[ExpressionFigures]:
@@ -107,9 +108,9 @@ def expression_section(figures: Sequence[ExpressionFigures], names: Sequence[str
         title="Expressions",
         text=(
             f"Clips in which the person shows an expression for a second or more ({counts}), generated once with that "
-            "expression given and once without. Read are the face units that the expression moves, averaged over the "
-            "frames that show it, against what was rendered. The row of the ground truth is the probe's own error: "
-            "nothing below it can be told.",
+            "expression given and once without. Read are the face units that the expression moves, less those of the "
+            "portrait, averaged over the frames that show it, against what was rendered. The row of the ground truth "
+            "is the probe's own error: nothing below it can be told.",
         ),
         command=command,
         tables=(Table(("", "error, told", "error, not told", "told / not told", "r, told"), rows),),

@@ -29,9 +29,8 @@ def film_of(showing: Showing) -> Film:
         path = Path(folder) / "film.mp4"
         write_preview(path, pictures, showing.clip.voice, showing.clip.partner)
         data = path.read_bytes()
-    names = ", ".join(("portrait", *showing.rows))
     name = f"{subject}-{showing.clip.key}.mp4"
-    return Film(name, data, f"{kind} {subject}: {names}", pictures.shape[2], side)
+    return Film(name, data, f"{kind} {subject}", ("portrait", *showing.rows), pictures.shape[2], side)
 
 
 def _fit(frames: Bytes, side: int) -> Bytes:

@@ -49,7 +49,8 @@ class Observer:
         """frames uint8 [F, S, S, 3], canonical crops of any size."""
         self._kept.clear()
         reading = self.probe.read(frames)
-        features = torch.cat(self._kept).float().cpu().numpy()
+        # The probe may have looked at more than these pictures, after them.
+        features = torch.cat(self._kept)[: len(frames)].float().cpu().numpy()
         self._kept.clear()
         return Seen(reading, features)
 

@@ -15,7 +15,7 @@ from training.data.media import Bytes
 from training.data.truth import Floats
 from training.evaluate import frechet, metrics, motion
 from training.evaluate.frechet import Observer
-from training.evaluate.identity import Gallery, describe_frames
+from training.evaluate.likeness import Gallery, describe_frames
 from training.instruments.states import StateNamer, Windows, confusion, curves, join, windows
 
 MIN_SPEAKING_FRAMES = 30
@@ -30,7 +30,7 @@ class ClipFigures:
     """opening [F] as the probe reads it, truth_opening [F] as it was rendered; strip uint8 [10, 128, 128, 3].
 
     units [F, 52] as the probe reads them. features [N, K], films [M, 2 C]: see frechet, of every second frame.
-    faces [N, D]: see identity.
+    faces [N, D]: see likeness.
     lag_scores is None when the clip hardly speaks; psnr, psnr_mouth and ssim are None where pixels cannot be compared.
     """
 
@@ -73,7 +73,7 @@ class RowFigures:
     (rows: speaking, listening, idle) and name (columns).
     landmark_px: distance to the rendered landmarks in 1/128 of the picture. psnr, psnr_mouth (dB), ssim: pixels.
     identity: likeness to the portrait, 1 as like as true frames, 0 as unlike as other people; recognised: share of
-    frames that are liker their own portrait than any other person's (see identity). fid, fvd: see frechet.
+    frames that are liker their own portrait than any other person's (see likeness). fid, fvd: see frechet.
     jerk: jerkiness of landmarks over that of the true frames. seam: see motion.seam_ratio. r_head: correlation of yaw
     and pitch with the truth. head_speaking, head_listening, head_idle: mean squared speed of the head over the truth's.
     """

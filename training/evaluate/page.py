@@ -57,10 +57,12 @@ def _table(table: Table) -> str:
 
 def _film(film: Film) -> str:
     source = _data_uri("video/mp4", film.data) if len(film.data) <= _MOST_EMBEDDED_BYTES else escape(film.name)
+    labels = "".join(f"<span>{escape(label)}</span>" for label in film.labels)
+    spoken = escape(f"{film.caption}: {', '.join(film.labels)}")
     return (
-        f'<figure><video controls loop playsinline preload="metadata" width="{film.width_px}" '
-        f'height="{film.height_px}" aria-label="{escape(film.caption)}" src="{source}"></video>'
-        f"<figcaption>{escape(film.caption)}</figcaption></figure>"
+        f'<figure><figcaption>{escape(film.caption)}</figcaption><div class="labels" aria-hidden="true">{labels}</div>'
+        f'<video controls loop playsinline preload="metadata" width="{film.width_px}" height="{film.height_px}" '
+        f'aria-label="{spoken}" src="{source}"></video></figure>'
     )
 
 

@@ -48,7 +48,7 @@ def open_encoder(bundle: Bundle) -> PairEncoder | None:
     scale = [float(onnx.numpy_helper.to_array(w)) for w in decoder.graph.initializer if w.name == _SCALE]
     if not scale or not part_inputs(encoder):
         return None
-    return PairEncoder(_open(encoder.SerializeToString()), scale[0])
+    return PairEncoder(open_graph(encoder.SerializeToString()), scale[0])
 
 
 def part_inputs(model: onnx.ModelProto) -> bool:
@@ -67,7 +67,8 @@ def part_inputs(model: onnx.ModelProto) -> bool:
     return True
 
 
-def _open(graph: bytes) -> Run:
+def open_graph(graph: bytes) -> Run:
+    """A graph with two inputs, run by whichever library is here."""
     return _open_openvino(graph) if find_spec("openvino") else _open_onnxruntime(graph)
 
 

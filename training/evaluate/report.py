@@ -13,7 +13,7 @@ from training.evaluate import plots
 from training.evaluate.compare import Difference, Figure, comparison_section
 from training.evaluate.expressions import Shown, expression_section, summarise_expressions
 from training.evaluate.films import film_of
-from training.evaluate.identity import Gallery
+from training.evaluate.likeness import Gallery
 from training.evaluate.measure import ClipFigures, RowFigures
 from training.evaluate.page import html_page
 from training.evaluate.pictures import CodecFigures, Person

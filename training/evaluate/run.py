@@ -20,7 +20,7 @@ from training.evaluate.compare import FEWEST_CLIPS, Difference, Figure, compare_
 from training.evaluate.drift import gather, measure_drift
 from training.evaluate.drift_report import drift_section
 from training.evaluate.frechet import Observer
-from training.evaluate.identity import Gallery
+from training.evaluate.likeness import Gallery
 from training.evaluate.measure import ClipFigures, summarise
 from training.evaluate.pairs import open_encoder
 from training.evaluate.pictures import codec_clips, measure_people, people_of, summarise_people

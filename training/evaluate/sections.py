@@ -29,11 +29,12 @@ class Picture:
 
 @dataclass(frozen=True, slots=True)
 class Film:
-    """An MP4 file's bytes. caption: what is to be seen, from left to right."""
+    """An MP4 file's bytes. labels: of its equally wide columns, from left to right."""
 
     name: str
     data: bytes
     caption: str
+    labels: tuple[str, ...]
     width_px: int
     height_px: int
 

@@ -13,11 +13,12 @@ from training.data.media import Bytes
 from training.data.truth import Floats
 from training.evaluate.expressions import Shown, is_expressive, shown
 from training.evaluate.frechet import Observer
-from training.evaluate.identity import describe, person_of
+from training.evaluate.likeness import describe, person_of
 from training.evaluate.measure import ClipFigures, measure_clip
 from training.evaluate.motion import block_edges
 from training.evaluate.pictures import Person, measure_person
 from training.evaluate.sources import CODEC_ROW, Animator, Source
+from training.instruments.probe import Reading
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,19 +65,23 @@ class Walk:
         self._note(clip)
 
     def _note(self, clip: Clip) -> None:
-        points = self._observer.read(clip.reference[None]).reading.landmarks[0]
+        points = self._read(clip, clip.reference[None]).landmarks[0]
         self.portraits.append(describe(clip.reference, points))
         self.who.append(person_of(clip))
         self.references.append(replace(clip, frames=clip.frames[:0]))
 
     def _direct(self, clip: Clip) -> None:
-        told = {name: figures[-1].units for name, figures in self.figures.items()}
+        rest = self._read(clip, clip.reference[None]).units
+        told = {name: figures[-1].units - rest for name, figures in self.figures.items()}
         free: dict[str, Floats] = {}
         for source in self._sources:
             if isinstance(source, Animator):
                 free[source.name] = told[source.name]
-                told[source.name] = self._observer.read(source.directed(clip)).reading.units
+                told[source.name] = self._read(clip, source.directed(clip)).units - rest
         self.expressions.append(shown(clip, told, free))
+
+    def _read(self, clip: Clip, frames: Bytes) -> Reading:
+        return self._observer.read(frames).reading
 
 
 def _edges(source: Source, frames: int) -> NDArray[np.bool_] | None:
