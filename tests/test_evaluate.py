@@ -231,6 +231,14 @@ def test_minutes_need_a_bundle(place: Path) -> None:
         command.run_evaluate(_arguments("--data", place / "test", "--minutes", "-1"))  # type: ignore[arg-type]
 
 
+def test_a_comparison_needs_two_models_and_some_clips(place: Path) -> None:
+    with pytest.raises(ArgumentError, match="two or more"):
+        command.run_evaluate(_arguments("--data", place / "test", "--compare", "mock"))  # type: ignore[arg-type]
+    few = _arguments("--data", place / "test", "--compare", "mock", "mock", "--clips", 2)
+    with pytest.raises(ArgumentError, match="--clips"):
+        command.run_evaluate(few)  # type: ignore[arg-type]
+
+
 def test_rows_of_one_name_say_where_they_come_from(place: Path) -> None:
     twice = place / "other"
     twice.mkdir()

@@ -6,6 +6,7 @@ import argparse
 import json
 import shlex
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,6 +20,7 @@ _EXAMPLE = "example: visavis evaluate --model base --checkpoint teacher.safetens
 
 _CHECKPOINT = ".safetensors"
 _MOST_MINUTES = 120
+_FEWEST_COMPARED = 4
 
 
 def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -70,16 +72,8 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 def run_evaluate(arguments: argparse.Namespace) -> int:
     """Measure and report. Raises AvatarError."""
     models, checkpoints = _candidates(arguments)
-    for path in (arguments.data, arguments.assets, arguments.instruments, *checkpoints):
-        if path is not None and not path.exists():
-            raise FileMissingError(f"there is no {path}")
+    _check(arguments, models, checkpoints)
     steps = _parse_steps(arguments.steps)
-    if min(arguments.clips, arguments.teacher_steps, arguments.people) < 1:
-        raise ArgumentError("--clips, --teacher-steps and --people must be at least 1")
-    if not 0 <= arguments.minutes <= _MOST_MINUTES:
-        raise ArgumentError(f"--minutes must lie between 0 and {_MOST_MINUTES}, not {arguments.minutes:g}")
-    if arguments.minutes and not models:
-        raise ArgumentError("--minutes streams a bundle as users run it: name one with --model")
     try:
         from training.evaluate.report import markdown, write
         from training.evaluate.run import EvaluateConfig, shipped_instruments
@@ -110,6 +104,23 @@ def run_evaluate(arguments: argparse.Namespace) -> int:
         write(evaluation, arguments.out)
     sys.stdout.write(json.dumps(evaluation.as_json()) + "\n" if arguments.json else markdown(evaluation))
     return 0
+
+
+def _check(arguments: argparse.Namespace, models: Sequence[str], checkpoints: Sequence[Path]) -> None:
+    """Refuse before anything is measured what cannot be measured."""
+    for path in (arguments.data, arguments.assets, arguments.instruments, *checkpoints):
+        if path is not None and not path.exists():
+            raise FileMissingError(f"there is no {path}")
+    if min(arguments.clips, arguments.teacher_steps, arguments.people) < 1:
+        raise ArgumentError("--clips, --teacher-steps and --people must be at least 1")
+    if not 0 <= arguments.minutes <= _MOST_MINUTES:
+        raise ArgumentError(f"--minutes must lie between 0 and {_MOST_MINUTES}, not {arguments.minutes:g}")
+    if arguments.minutes and not models:
+        raise ArgumentError("--minutes streams a bundle as users run it: name one with --model")
+    if arguments.compare and len(models) + len(checkpoints) < 2:
+        raise ArgumentError("--compare needs two or more bundles or checkpoints")
+    if arguments.compare and arguments.clips < _FEWEST_COMPARED:
+        raise ArgumentError(f"--compare needs --clips of at least {_FEWEST_COMPARED}; more tell more")
 
 
 def _listening(config: EvaluateConfig, clips: int, out: Path | None) -> int:

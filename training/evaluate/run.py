@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
@@ -21,9 +21,9 @@ from training.evaluate.drift import gather, measure_drift
 from training.evaluate.drift_report import drift_section
 from training.evaluate.frechet import Observer
 from training.evaluate.likeness import Gallery
-from training.evaluate.measure import ClipFigures, summarise
+from training.evaluate.measure import ClipFigures, RowFigures, summarise
 from training.evaluate.pairs import open_encoder
-from training.evaluate.pictures import codec_clips, measure_people, people_of, summarise_people
+from training.evaluate.pictures import Person, codec_clips, measure_people, people_of, summarise_people
 from training.evaluate.provenance import facts
 from training.evaluate.report import Evaluation
 from training.evaluate.sections import Section
@@ -149,51 +149,73 @@ def _with_own_names(rows: list[tuple[Source, str]]) -> list[Source]:
     return [source for source, _ in rows]
 
 
+@dataclass(frozen=True, slots=True)
+class _Instruments:
+    """What measures, and its own errors by name."""
+
+    observer: Observer
+    namer: StateNamer | None
+    errors: dict[str, dict[str, float]]
+
+
 def evaluate(config: EvaluateConfig, progress: Progress = lambda what, done: None) -> Evaluation:
     """Measure every source on the same clips.
 
     Raises FileMissingError without instruments, and what opening the shards, checkpoints and bundle raises.
     """
-    probe = open_probe(config.instruments)
-    namer, states_meta = _open_namer(config.instruments)
-    first = next(iterate_chosen(config.data, 1))
-    size_px = config.size_px or first.frames.shape[1]
+    instruments = _open_instruments(config.instruments)
+    clip_px = next(iterate_chosen(config.data, 1)).frames.shape[1]
+    size_px = config.size_px or clip_px
     with ExitStack() as stack:
         sources = [GroundTruth(), *open_sources(config, size_px, stack)]
-        observer = Observer(probe)
-        walk = Walk(observer, sources, config.expressions, config.films, people=not config.codec_people)
-        total = _count(config)
-        for i, clip in enumerate(iterate_chosen(config.data, config.clips)):
-            progress(f"clip {i + 1} of {total}", i / total)
-            walk.measure(clip)
-        people = walk.people
-        codec = next((s for s in sources if s.name == CODEC_ROW), None)
-        if config.codec_people and codec:
-            people = measure_people(codec, _rendered_people(config))
-        more = tuple(_drift(config, observer, sources, progress)) if config.minutes else ()
-    truth = walk.figures[sources[0].name]
-    gallery = Gallery.of(walk.portraits, walk.who, [c.faces for c in truth])
-    figures = figures_of(gallery, namer)
-    generated = [source.name for source in sources if not source.paired]
+        walk = _walk(config, instruments.observer, sources, progress)
+        people = _people(config, walk, sources)
+        more = tuple(_drift(config, instruments.observer, sources, progress)) if config.minutes else ()
+    gallery = Gallery.of(walk.portraits, walk.who, [c.faces for c in walk.figures[sources[0].name]])
+    figures = figures_of(gallery, instruments.namer)
+    generated = tuple(source.name for source in sources if not source.paired)
     return Evaluation(
-        rows=tuple(summarise(name, part, truth, namer, gallery) for name, part in walk.figures.items()),
+        rows=_summaries(walk, instruments.namer, gallery),
         clips=walk.figures,
         references=tuple(walk.references),
         codec=tuple(summarise_people(people)),
         people=tuple(people),
-        instruments={"probe": probe.errors, "state classifier": states_meta} if namer else {"probe": probe.errors},
+        instruments=instruments.errors,
         gallery=gallery,
         expressions=tuple(walk.expressions),
         films=tuple(walk.films),
-        clip_px=first.frames.shape[1],
-        size_px=size_px,
-        command=config.command,
         comparison=_compare(walk.figures, generated, figures),
         comparable=tuple(figures),
-        generated=tuple(generated),
+        generated=generated,
+        clip_px=clip_px,
+        size_px=size_px,
+        command=config.command,
         facts=(*facts(), ("seed of the noise", str(config.seed))),
         more=more,
     )
+
+
+def _walk(config: EvaluateConfig, observer: Observer, sources: Sequence[Source], progress: Progress) -> Walk:
+    walk = Walk(observer, sources, config.expressions, config.films, people=not config.codec_people)
+    total = min(config.clips, sum(len(shard_keys(shard)) for shard in list_shards(config.data)))
+    for i, clip in enumerate(iterate_chosen(config.data, config.clips)):
+        progress(f"clip {i + 1} of {total}", i / total)
+        walk.measure(clip)
+    return walk
+
+
+def _people(config: EvaluateConfig, walk: Walk, sources: Sequence[Source]) -> Sequence[Person]:
+    """For the codec's section: those of the clips, or others rendered for it."""
+    codec = next((source for source in sources if source.name == CODEC_ROW), None)
+    if not config.codec_people or codec is None:
+        return walk.people
+    folder = (config.work or config.data) / "codec-256"
+    return measure_people(codec, people_of(codec_clips(folder, config.assets, config.codec_people)))
+
+
+def _summaries(walk: Walk, namer: StateNamer | None, gallery: Gallery) -> tuple[RowFigures, ...]:
+    truth = next(iter(walk.figures.values()))
+    return tuple(summarise(name, part, truth, namer, gallery) for name, part in walk.figures.items())
 
 
 def _drift(
@@ -223,10 +245,6 @@ def _compare(
     return {name: compare_rows(rows[candidates[0]], rows[name], truth, figures) for name in candidates[1:]}
 
 
-def _count(config: EvaluateConfig) -> int:
-    return min(config.clips, sum(len(shard_keys(shard)) for shard in list_shards(config.data)))
-
-
 def open_probe(folder: Path) -> Probe:
     """The probe of a folder of instruments. Raises FileMissingError."""
     path = folder / "probe.safetensors"
@@ -235,15 +253,10 @@ def open_probe(folder: Path) -> Probe:
     return Probe.load(path)
 
 
-def _open_namer(folder: Path) -> tuple[StateNamer | None, dict[str, float]]:
-    """The state classifier with its own errors; without it that column stays empty."""
-    path = folder / "states.safetensors"
+def _open_instruments(folder: Path) -> _Instruments:
+    """The state classifier may be missing; its column stays empty then."""
+    probe, path = open_probe(folder), folder / "states.safetensors"
     if not path.exists():
-        return None, {}
+        return _Instruments(Observer(probe), None, {"probe": probe.errors})
     namer, meta = load_namer(path)
-    return namer, meta["errors"]
-
-
-def _rendered_people(config: EvaluateConfig) -> Iterable[Clip]:
-    folder = (config.work or config.data) / "codec-256"
-    return people_of(codec_clips(folder, config.assets, config.codec_people))
+    return _Instruments(Observer(probe), namer, {"probe": probe.errors, "state classifier": meta["errors"]})
