@@ -166,8 +166,10 @@ def _run_denoiser(args: argparse.Namespace, config: object) -> None:
 def _run_instrument(args: argparse.Namespace, config: object) -> None:
     from training.instruments import train_aligner, train_probe
 
-    train = {"probe": train_probe, "aligner": train_aligner}[args.stage]
-    train(_shards(args.data), _shards(args.test), config, _cache(args) / "pairs")
+    if args.stage == "probe":
+        train_probe(_shards(args.data), _shards(args.test), config, _cache(args), args.start)
+    else:
+        train_aligner(_shards(args.data), _shards(args.test), config, _cache(args) / "pairs")
 
 
 def _run_states(args: argparse.Namespace, config: object) -> None:

@@ -89,7 +89,7 @@ def _rounded(value: float) -> float | None:
 
 def measure_clip(probe: Probe, clip: Clip, frames: Bytes, paired: bool) -> ClipFigures:
     """Everything about one clip's frames uint8 [F, S, S, 3]; paired: they show what the true frames show."""
-    seen = probe.read(frames)
+    seen = probe.read(frames, clip.reference)
     opening, truth = metrics.mouth_opening(seen.landmarks), metrics.mouth_opening(clip.truth.landmarks)
     speaking = clip.truth.state == AvatarState.SPEAKING
     enough = int(speaking.sum()) >= MIN_SPEAKING_FRAMES
