@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from apps.real import add_options, run_real
 from engine.errors import ArgumentError, ExtraMissingError, FileMissingError
 
 if TYPE_CHECKING:
@@ -20,7 +21,7 @@ _EXAMPLE = "example: visavis evaluate --model base --checkpoint teacher.safetens
 def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add `evaluate`."""
     command = subparsers.add_parser("evaluate", help="measure lip sync, states and pictures", epilog=_EXAMPLE)
-    command.add_argument("--data", type=Path, required=True, help="held-out clips: `visavis data make --split test`")
+    command.add_argument("--data", type=Path, help="held-out clips: `visavis data make --split test`")
     command.add_argument("--model", help="model bundle by name or path, run as users run it")
     command.add_argument("--backend", default="auto", help="what runs the bundle (default %(default)s)")
     command.add_argument(
@@ -42,6 +43,7 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     command.add_argument("--seed", type=int, default=0, help="of the noise (default %(default)s)")
     command.add_argument("--out", type=Path, help="folder for tables, contact sheets and curves")
     command.add_argument("--json", action="store_true", help="figures as one JSON document")
+    add_options(command)
     command.set_defaults(handler=run_evaluate)
 
 
@@ -58,9 +60,14 @@ def run_evaluate(arguments: argparse.Namespace) -> int:
         from training.evaluate.run import EvaluateConfig, shipped_instruments
     except ImportError as error:
         raise ExtraMissingError(f"`visavis evaluate` needs {error.name}: pip install 'visavis[eval]'") from error
+    instruments = arguments.instruments or shipped_instruments()
+    if arguments.real:
+        return run_real(arguments, instruments)
+    if arguments.data is None:
+        raise ArgumentError("say what to measure on: --data FOLDER with held-out clips, or --real")
     config = EvaluateConfig(
         data=arguments.data,
-        instruments=arguments.instruments or shipped_instruments(),
+        instruments=instruments,
         model=arguments.model,
         backend=arguments.backend,
         checkpoints=tuple(arguments.checkpoint),

@@ -126,15 +126,33 @@ def cut_patches(images: Bytes, points: Floats, distance: Floats, config: PatchCo
 
 
 def _cut_one(image: Bytes, points: Floats, unit: float, config: PatchConfig) -> tuple[tuple[Bytes, Bytes], Bytes]:
-    left, right = points[_EYE_POINTS[:2]].mean(0), points[_EYE_POINTS[2:]].mean(0)
-    across = (left - right) / max(float(np.linalg.norm(left - right)), 1e-6)
-    down = np.array((-across[1], across[0]))
+    across, down = _axes(points)
     small = fit(image, config.px)
     eye = partial(_cut, small, down=down, side=config.eye_side * unit, px=config.eye_px)
+    left, right = (points[at].mean(0) - config.eye_up * unit * down for at in (_EYE_POINTS[:2], _EYE_POINTS[2:]))
+    return (eye(left, -across), eye(right, across)), _mouth_of(small, points, unit, across, down, config)
+
+
+def _axes(points: Floats) -> tuple[Floats, Floats]:
+    """Unit vectors along the eyes and down the face."""
+    line = points[_EYE_POINTS[:2]].mean(0) - points[_EYE_POINTS[2:]].mean(0)
+    across = line / max(float(np.linalg.norm(line)), 1e-6)
+    return across, np.array((-across[1], across[0]), np.float32)
+
+
+def _mouth_of(small: Bytes, points: Floats, unit: float, across: Floats, down: Floats, config: PatchConfig) -> Bytes:
     below = points[_MOUTH_POINTS].mean(0) + config.mouth_down * unit * down
-    up = config.eye_up * unit * down
-    mouth = _cut(small, below, across, down, config.mouth_side * unit, config.mouth_px)
-    return (eye(left - up, -across), eye(right - up, across)), mouth
+    return _cut(small, below, across, down, config.mouth_side * unit, config.mouth_px)
+
+
+def cut_mouths(images: Bytes, points: Floats, distance: Floats, config: PatchConfig) -> Bytes:
+    """The mouths alone, uint8 [B, m, m, 3]."""
+    return np.stack(
+        [
+            _mouth_of(fit(i, config.px), p, d, *_axes(p), config)
+            for i, p, d in zip(images, points, distance, strict=True)
+        ]
+    )
 
 
 def fit(image: Bytes, px: int) -> Bytes:
