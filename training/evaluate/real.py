@@ -214,6 +214,11 @@ class RealInstruments:
     def __init__(self, probe: Probe, sync: SyncScorer | None, second: Landmarker | None) -> None:
         self.probe, self.sync, self.second = probe, sync, second
 
+    def close(self) -> None:
+        """Free the second instrument."""
+        if self.second is not None:
+            self.second.close()
+
     def errors(self) -> dict[str, dict[str, float]]:
         """Each instrument's own figures on held-out people."""
         return {"probe": self.probe.errors} | ({"sync scorer": self.sync.errors} if self.sync else {})

@@ -9,10 +9,12 @@ import cv2
 import numpy as np
 from PIL import Image
 
+from engine.types import AvatarState
 from training.data.media import Bytes
 from training.evaluate.real import RealEvaluation, Take
+from training.evaluate.voice_curves import articulation
 
-_SHEET_FRAMES, _SHEET_PX = 10, 144
+_LOUD, _SHEET_PX = 8, 144
 
 _COLUMNS: tuple[tuple[str, str, str], ...] = (
     ("r loudness", "r_loudness", "{:.2f}"),
@@ -77,13 +79,21 @@ def write(evaluation: RealEvaluation, out: Path) -> list[Path]:
 
 
 def sheet(takes: tuple[Take, ...]) -> Bytes:
-    """A line for each take: the portrait, a gap, ten frames spread over the take, the last ones silent."""
+    """A line for each take: the portrait, a gap, the loudest moment of each eighth of the speech, two silent ones."""
     return np.concatenate([_strip(take) for take in takes])
 
 
 def _strip(take: Take) -> Bytes:
-    chosen = np.linspace(0, len(take.frames) - 1, _SHEET_FRAMES + 1).round().astype(int)[1:]
-    pictures = [take.reference, *take.frames[chosen]]
+    pictures = [take.reference, *take.frames[_moments(take)]]
     small = [cv2.resize(p, (_SHEET_PX, _SHEET_PX), interpolation=cv2.INTER_AREA) for p in pictures]
     gap = np.full((_SHEET_PX, 8, 3), 255, np.uint8)
     return np.concatenate([small[0], gap, *small[1:]], 1).astype(np.uint8)
+
+
+def _moments(take: Take) -> list[int]:
+    """Frames for the sheet: where the voice asks most of the mouth, then how the mouth rests."""
+    last, heard = len(take.frames) - 1, articulation(take.pcm)
+    spoken = np.flatnonzero(take.states == AvatarState.SPEAKING)
+    parts = [part for part in np.array_split(spoken, _LOUD) if len(part)]
+    loud = [int(part[heard[part].argmax()]) for part in parts]
+    return (loud + [last] * _LOUD)[:_LOUD] + [last - last // 8, last]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -42,7 +43,7 @@ def run_real(request: RealRequest, progress: Callable[[str, float], None] = lamb
     paths = own or inputs.held_out_portraits(_given(assets))
     voices = list(request.voices) or inputs.held_out_voices(_given(assets))
     instruments = inputs.instruments_in(request.instruments, request.second or inputs.second_in(assets))
-    with load(request.model, request.backend) as engine:
+    with closing(instruments), load(request.model, request.backend) as engine:
         faces = inputs.faces_of(engine, paths)
         codec = []
         if request.codec and assets is not None and not own:
