@@ -28,7 +28,7 @@ def add_options(command: argparse.ArgumentParser) -> None:
     add("--takes", type=int, default=10, help="pairs of portrait and voice (default %(default)s)")
     add("--second", type=Path, help="model file of mediapipe's face landmarker, as a second instrument")
     add("--no-codec", action="store_true", help="leave out the photographs that are moved and put through the codec")
-    add("--cache", type=Path, help="where fitted photographs are kept (default: in the folder of --out)")
+    add("--cache", type=Path, help="where fitted photographs are kept (default: below --out)")
 
 
 def run_real(arguments: argparse.Namespace, instruments: Path) -> int:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from engine.engine import load
 from engine.errors import ArgumentError
@@ -48,8 +49,8 @@ def run_real(request: RealRequest, progress: Callable[[str, float], None] = lamb
         codec = []
         if request.codec and assets is not None and not own:
             progress("codec", 0.0)
-            cache = request.cache or assets / "cache"
-            codec = inputs.measure_codec(engine, assets, cache)
+            with TemporaryDirectory() as scratch:
+                codec = inputs.measure_codec(engine, assets, request.cache or Path(scratch))
         return evaluate_real(engine, faces, voices, instruments, request.how, codec, progress)
 
 
