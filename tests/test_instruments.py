@@ -255,3 +255,33 @@ def test_auc_of_a_perfect_and_a_useless_score() -> None:
     truth[:, [UNIT["eyeBlinkLeft"], UNIT["eyeBlinkRight"]]] = torch.from_numpy(shut.astype(np.float32))[:, None]
     assert patches.measure_changes(truth, truth)["blink_auc"] == 1.0
     assert patches.measure_changes(-truth, truth)["blink_auc"] == 0.0
+
+
+def test_probe_trains_in_two_parts_and_keeps_the_first_when_asked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from tests.fake_subjects import FakeSubject, fake_performance
+    from training.data.clips import render_clip
+    from training.data.shards import ShardWriter
+    from training.instruments import probe
+    from training.run import RunConfig
+
+    small = ReaderConfig(px=128, outputs=PROBE.outputs, widths=(8, 8, 16), squeezed=8, hidden=32)
+    monkeypatch.setattr(probe, "PROBE", small)
+
+    shard = tmp_path / "train-00000.tar"
+    with ShardWriter(shard) as writer:
+        for i in range(2):
+            clip = render_clip(FakeSubject(i, 128), fake_performance(i, 4.4), rng=np.random.default_rng(i), key=f"c{i}")
+            writer.add(clip)
+    config = RunConfig(out=tmp_path / "probe", steps=1, batch=4, sample_every=100, threads=1, device="cpu")
+    first = Probe.load(probe.train_probe([shard], [shard], config, tmp_path / "cache"))
+    assert first.patches is not None and {"landmark_px", "r_blink_change", "blink_auc"} <= set(first.errors)
+    assert (tmp_path / "probe" / "states.safetensors").exists()
+    config = RunConfig(out=tmp_path / "again", steps=2, batch=4, sample_every=100, threads=1, device="cpu")
+    again = Probe.load(
+        probe.train_probe([shard], [shard], config, tmp_path / "cache", tmp_path / "probe/probe.safetensors")
+    )
+    assert not (tmp_path / "again" / "whole").exists()
+    kept = first.reader.state_dict()
+    assert all(torch.equal(value, kept[key]) for key, value in again.reader.state_dict().items())

@@ -11,6 +11,7 @@ import json
 import os
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -271,7 +272,8 @@ def _train_close(
     patches.scale.copy_(change_scale(clips))
     run = Run(config, PatchStage(patches), patches)
 
-    def measured() -> Probe:
+    @lru_cache(maxsize=1)
+    def measured(step: int) -> Probe:
         copy = PatchReader(patches.config)
         copy.load_state_dict(patches.state_dict())
         probe = Probe(whole.reader, dict(whole.errors), copy.cpu())
@@ -279,9 +281,9 @@ def _train_close(
         return probe
 
     def on_sample(step: int) -> None:
-        run.log({f"test_{k}": v for k, v in measured().errors.items()})
+        run.log({f"test_{k}": v for k, v in measured(step).errors.items()})
 
     def on_save(step: int) -> None:
-        measured().save(path, {"stage": "probe", "step": step, "clips": len(clips)})
+        measured(step).save(path, {"stage": "probe", "step": step, "clips": len(clips)})
 
     run.train(patch_batches(clips, patches.config, config.batch, config.seed + run.rank), on_sample, on_save)
