@@ -27,13 +27,12 @@ from training.evaluate.metrics import correlation
 from training.instruments import augment
 from training.run import Batch
 
-OUTPUTS = len(ARKIT_UNITS) + 2
-"""Units, then gaze (2)."""
 _EYES = (("eye_left_outer", "eye_left_inner"), ("eye_right_outer", "eye_right_inner"))
 _BLINKS = [UNIT["eyeBlinkLeft"], UNIT["eyeBlinkRight"]]
 _BLINK_SHARE = 0.3
 """Share of a batch drawn from frames with lids half shut, which are 3 % of all: left alone, `always open` wins."""
-_BLINKING = 0.3
+_BLINKING, _SHUT = 0.3, 0.5
+_SMALLEST_SPREAD = 0.05
 _UNCERTAIN = 0.045
 _PARTS = ("eyes", "mouth", "still_eyes", "still_mouth")
 _EYE_POINTS = [INDEX[name] for pair in _EYES for name in pair]
@@ -72,7 +71,7 @@ class Patches:
 
 
 class PatchReader(nn.Module):
-    """Patches of frame and reference to differences in natural units [B, 54]: units, gaze in degrees."""
+    """Patches of frame and reference to differences of units [B, 52]."""
 
     def __init__(self, config: PatchConfig) -> None:
         super().__init__()
@@ -80,9 +79,11 @@ class PatchReader(nn.Module):
         w = config.width
         self.eye = _tower(w, config.eye_px, w * 2)
         self.mouth = _tower(w, config.mouth_px, w * 4)
-        self.head = nn.Sequential(nn.Linear(8 * w, config.hidden), nn.SiLU(), nn.Linear(config.hidden, OUTPUTS))
+        self.head = nn.Sequential(
+            nn.Linear(8 * w, config.hidden), nn.SiLU(), nn.Linear(config.hidden, len(ARKIT_UNITS))
+        )
         self.scale: Tensor
-        self.register_buffer("scale", torch.ones(OUTPUTS))
+        self.register_buffer("scale", torch.ones(len(ARKIT_UNITS)))
 
     def forward(self, eyes: Tensor, mouth: Tensor, still_eyes: Tensor, still_mouth: Tensor) -> Tensor:
         pairs = _pair(eyes.flatten(0, 1), still_eyes.flatten(0, 1))
@@ -91,7 +92,7 @@ class PatchReader(nn.Module):
 
     def read(self, images: Bytes, points: Floats, reference: Bytes, reference_points: Floats) -> Tensor:
         """Pictures uint8 [B, S, S, 3] with landmarks [B, 28, 2], and the reference [S, S, 3] with its own [28, 2], to
-        differences [B, 54].
+        differences [B, 52].
         """
         distance = eye_distance(reference_points[None])
         still = cut_patches(reference[None], reference_points[None], distance, self.config).tensors()
@@ -188,13 +189,9 @@ class PatchStage(nn.Module):
         return loss, {"change": float(error.detach().mean()), "blinks": float(blinks.detach())}
 
 
-def changes(data: ClipSequences, rows: NDArray[np.integer], clips: NDArray[np.integer]) -> Tensor:
-    """What differs from the reference in frames `rows` of `clips`: [B, 54]."""
-    values = [
-        np.asarray(data.array(name)[rows]) - np.asarray(data.array(f"reference_{name}")[clips])
-        for name in ("units", "gaze")
-    ]
-    return torch.from_numpy(np.concatenate(values, 1).astype(np.float32))
+def changes(data: ClipSequences, rows: NDArray[np.integer], clips: NDArray[np.integer]) -> Floats:
+    """How the units of frames `rows` of `clips` differ from their reference's: [B, 52]."""
+    return np.asarray(data.array("units")[rows] - data.array("reference_units")[clips], np.float32)
 
 
 def clip_of(data: ClipSequences) -> NDArray[np.int64]:
@@ -203,9 +200,9 @@ def clip_of(data: ClipSequences) -> NDArray[np.int64]:
 
 
 def change_scale(data: ClipSequences, most: int = 4096) -> Tensor:
-    """Spread of every output over the data, [54]; what hardly ever moves counts little."""
+    """Spread of every output over the data, [52]; what hardly ever moves counts little."""
     rows = np.linspace(0, int(data.lengths.sum()) - 1, most).astype(np.int64)
-    return changes(data, rows, clip_of(data)[rows]).std(0).clamp(min=0.05)
+    return torch.from_numpy(np.maximum(changes(data, rows, clip_of(data)[rows]).std(0), _SMALLEST_SPREAD))
 
 
 def patch_batches(data: ClipSequences, config: PatchConfig, size: int, seed: int) -> Iterator[Batch]:
@@ -226,13 +223,13 @@ def _cut_pairs(
     data: ClipSequences, rows: NDArray[np.integer], clips: NDArray[np.integer], config: PatchConfig,
     rng: np.random.Generator,
 ) -> Batch:  # fmt: skip
-    """eyes, mouth, still_eyes, still_mouth and `change` [B, 54] of frames `rows` of `clips`."""
+    """eyes, mouth, still_eyes, still_mouth and `change` [B, 52] of frames `rows` of `clips`."""
     points = np.array(data.array("landmarks")[rows], np.float32)
     still = np.array(data.array("reference_landmarks")[clips], np.float32)
     distance = eye_distance(still) * rng.uniform(0.93, 1.08, len(rows)).astype(np.float32)
     frame = cut_patches(np.asarray(data.frames[rows]), _shaken(points, distance, rng), distance, config)
     reference = cut_patches(np.asarray(data.references[clips]), _shaken(still, distance, rng), distance, config)
-    values = (*frame.tensors(), *reference.tensors(), changes(data, rows, clips))
+    values = (*frame.tensors(), *reference.tensors(), torch.from_numpy(changes(data, rows, clips)))
     return dict(zip((*_PARTS, "change"), values, strict=True))
 
 
@@ -248,10 +245,9 @@ def _shaken(points: Floats, distance: Floats, rng: np.random.Generator) -> Float
 def _mirrored(batch: Batch) -> Batch:
     """Some of the pairs mirrored, both pictures alike. Eyes change places; they lie mirrored already."""
     flip = torch.rand(len(batch["mouth"])) < 0.5
-    units, gaze = batch["change"].split((len(ARKIT_UNITS), 2), 1)
     turned = {name: batch[name].flip(1) for name in ("eyes", "still_eyes")}
     turned |= {name: batch[name].flip(-1) for name in ("mouth", "still_mouth")}
-    turned["change"] = torch.cat((units[:, augment.MIRROR_UNITS], gaze * torch.tensor((-1.0, 1.0))), 1)
+    turned["change"] = batch["change"][:, augment.MIRROR_UNITS]
     return {k: torch.where(flip.view(-1, *[1] * (v.ndim - 1)), turned[k], v) for k, v in batch.items()}
 
 
@@ -275,14 +271,11 @@ def _worn(image: Tensor) -> Tensor:
     return augment.some(image, 0.2, augment.quantise)
 
 
-def measure_changes(seen: Tensor, truth: Tensor) -> dict[str, float]:
-    """Correlations of the differences [N, 54], and how well frames with shut lids are told from the others (AUC)."""
-    a, b = seen.numpy(), truth.numpy()
-    errors = {f"r_{name}_change": correlation(a[:, UNIT[unit]], b[:, UNIT[unit]]) for name, unit in REPORTED.items()}
-    errors["r_gaze_change"] = correlation(a[:, -2], b[:, -2])
-    shut = b[:, _BLINKS].mean(1) > 0.5
-    errors["blink_auc"] = _auc(a[:, _BLINKS].mean(1), shut)
-    return errors
+def measure_changes(seen: Floats, truth: Floats) -> dict[str, float]:
+    """Correlations of differences [N, 52], and how well frames with shut lids are told from the others (AUC)."""
+    errors = {f"r_{name}": correlation(seen[:, UNIT[unit]], truth[:, UNIT[unit]]) for name, unit in REPORTED.items()}
+    shut = truth[:, _BLINKS].mean(1) > _SHUT
+    return errors | {"blink_auc": _auc(seen[:, _BLINKS].mean(1), shut)}
 
 
 REPORTED = {

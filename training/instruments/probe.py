@@ -100,8 +100,8 @@ class Probe:
     @torch.no_grad()
     def read(self, images: NDArray[np.uint8], reference: NDArray[np.uint8] | None = None) -> Reading:
         """images uint8 [F, S, S, 3], canonical crops of any size; reference uint8 [S, S, 3]: the portrait that they
-        move, by default the picture that is most like all the others. With a close look, units and gaze are what
-        differs from the reference.
+        move, by default the picture that is most like all the others. With a close look, units are what differs from
+        the reference; gaze is better seen in the whole crop.
         """
         parts = [self.reader(self._fit(to_tensor(images[i : i + _BATCH]))) for i in range(0, len(images), _BATCH)]
         outputs = torch.cat(parts)
@@ -115,8 +115,7 @@ class Probe:
             self.patches.read(images[i : i + _BATCH], seen.landmarks[i : i + _BATCH], still, points)
             for i in range(0, len(images), _BATCH)
         ]
-        units, gaze = torch.cat(parts).split((len(ARKIT_UNITS), 2), 1)
-        return replace(seen, units=units.numpy(), gaze=gaze.numpy())
+        return replace(seen, units=torch.cat(parts).numpy())
 
     def _fit(self, images: Tensor) -> Tensor:
         px = self.reader.config.px
@@ -219,11 +218,11 @@ def measure_close_look(probe: Probe, data: ClipSequences, most: int = 1280) -> d
     """How well differences to the reference are read on held-out people; points are the probe's own."""
     rows = np.linspace(0, int(data.lengths.sum()) - 1, most).astype(np.int64)
     clips = clip_of(data)[rows]
-    seen: list[Tensor] = []
+    seen: list[Floats] = []
     for clip in np.unique(clips):
         reading = probe.read(np.asarray(data.frames[rows[clips == clip]]), np.asarray(data.references[clip]))
-        seen.append(torch.from_numpy(np.concatenate((reading.units, reading.gaze), 1)))
-    return {k: round(v, 4) for k, v in measure_changes(torch.cat(seen), changes(data, rows, clips)).items()}
+        seen.append(reading.units)
+    return {k: round(v, 4) for k, v in measure_changes(np.concatenate(seen), changes(data, rows, clips)).items()}
 
 
 def train_probe(
