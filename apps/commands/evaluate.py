@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from apps.real import add_options, run_real
 from engine.errors import ArgumentError, ExtraMissingError, FileMissingError
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ _FEWEST_COMPARED = 4
 def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add `evaluate`."""
     command = subparsers.add_parser("evaluate", help="measure lip sync, states and pictures", epilog=_EXAMPLE)
-    command.add_argument("--data", type=Path, required=True, help="held-out clips: `visavis data make --split test`")
+    command.add_argument("--data", type=Path, help="held-out clips: `visavis data make --split test`")
     command.add_argument(
         "--model",
         action="append",
@@ -66,6 +67,7 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     command.add_argument("--seed", type=int, default=0, help="of the noise (default %(default)s)")
     command.add_argument("--out", type=Path, help="folder for tables, contact sheets and curves")
     command.add_argument("--json", action="store_true", help="figures as one JSON document")
+    add_options(command)
     command.set_defaults(handler=run_evaluate)
 
 
@@ -79,9 +81,14 @@ def run_evaluate(arguments: argparse.Namespace) -> int:
         from training.evaluate.run import EvaluateConfig, shipped_instruments
     except ImportError as error:
         raise ExtraMissingError(f"`visavis evaluate` needs {error.name}: pip install 'visavis[eval]'") from error
+    instruments = arguments.instruments or shipped_instruments()
+    if arguments.real:
+        return run_real(arguments, instruments)
+    if arguments.data is None:
+        raise ArgumentError("say what to measure on: --data FOLDER with held-out clips, or --real")
     config = EvaluateConfig(
         data=arguments.data,
-        instruments=arguments.instruments or shipped_instruments(),
+        instruments=instruments,
         models=models,
         backend=arguments.backend,
         checkpoints=checkpoints,
@@ -153,7 +160,7 @@ def command_line(arguments: argparse.Namespace) -> str:
     """What to type to run this again, with every setting that has a value; where the report goes does not matter."""
     words = ["visavis", "evaluate"]
     for name, value in vars(arguments).items():
-        if name in ("handler", "command", "out", "json") or value in (None, [], False):
+        if name in ("handler", "command", "out", "json", "takes") or value in (None, [], False):
             continue
         flag = "--" + name.replace("_", "-")
         if name == "compare":

@@ -45,10 +45,10 @@ class Observer:
     def _keep(self, layer: nn.Module, inputs: tuple[Any, ...]) -> None:
         self._kept.append(inputs[0].detach())
 
-    def read(self, frames: Bytes) -> Seen:
-        """frames uint8 [F, S, S, 3], canonical crops of any size."""
+    def read(self, frames: Bytes, reference: Bytes | None = None) -> Seen:
+        """frames uint8 [F, S, S, 3], canonical crops of any size; reference uint8 [S, S, 3]: see Probe.read."""
         self._kept.clear()
-        reading = self.probe.read(frames)
+        reading = self.probe.read(frames, reference)
         # The probe may have looked at more than these pictures, after them.
         features = torch.cat(self._kept)[: len(frames)].float().cpu().numpy()
         self._kept.clear()

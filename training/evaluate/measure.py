@@ -120,7 +120,7 @@ def measure_clip(
     """Everything about one clip's frames uint8 [F, S, S, 3]; paired: they show what the true frames show; edges
     [F - 1]: where blocks end, None where there are none.
     """
-    observed = observer.read(frames)
+    observed = observer.read(frames, clip.reference)
     seen = observed.reading
     opening, truth = metrics.mouth_opening(seen.landmarks), metrics.mouth_opening(clip.truth.landmarks)
     speaking = clip.truth.state == AvatarState.SPEAKING

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import numpy as np
 
-from engine.bundle import find_bundle
 from engine.engine import load
 from engine.errors import ArgumentError, DataSettingsError, FileMissingError
 from engine.model.avatar import load_model
@@ -22,12 +21,11 @@ from training.evaluate.drift_report import drift_section
 from training.evaluate.frechet import Observer
 from training.evaluate.likeness import Gallery
 from training.evaluate.measure import ClipFigures, RowFigures, summarise
-from training.evaluate.pairs import open_encoder
 from training.evaluate.pictures import Person, codec_clips, measure_people, people_of, summarise_people
 from training.evaluate.provenance import facts
 from training.evaluate.report import Evaluation
 from training.evaluate.sections import Section
-from training.evaluate.sources import CODEC_ROW, Checkpoint, CodecOnly, GroundTruth, Runtime, RuntimeCodec, Source
+from training.evaluate.sources import CODEC_ROW, Checkpoint, CodecOnly, GroundTruth, Runtime, Source, bundle_codec
 from training.evaluate.walk import Walk
 from training.generate import STUDENT_SAMPLING, TEACHER_SAMPLING
 from training.instruments.probe import Probe
@@ -102,11 +100,10 @@ def open_sources(config: EvaluateConfig, size_px: int, stack: ExitStack) -> list
         rows += [(source, _where(path)) for source in _checkpoint_rows(config, path, codec=not rows)]
     for model in config.models:
         engine = stack.enter_context(load(model, config.backend))
-        encoder = None if config.backend == "mock" else open_encoder(find_bundle(model))
-        if encoder is not None:
-            # The first codec is the one that the other rows are held against; a further bundle may bring its own.
-            codec_name = f"{CODEC_ROW}, {_where(Path(model))}" if rows else CODEC_ROW
-            rows.append((RuntimeCodec(engine.backend, encoder, codec_name), _where(Path(model))))
+        # The first codec is the one that the other rows are held against; a further bundle may bring its own.
+        codec = bundle_codec(model, engine.backend, f"{CODEC_ROW}, {_where(Path(model))}" if rows else CODEC_ROW)
+        if codec is not None:
+            rows.append((codec, _where(Path(model))))
         name = f"{engine.model} ({engine.backend.name})"
         for steps in config.steps or (engine.backend.sampling.steps,):
             row = Runtime(f"{name} {_steps(steps)}", engine, steps, size_px, config.seed)

@@ -15,6 +15,7 @@ from torch import Tensor
 from engine.audio.features import log_mel
 from engine.audio.windows import frame_windows
 from engine.backends.base import REFERENCE_PX, Backend, Floats
+from engine.bundle import find_bundle
 from engine.engine import AvatarEngine
 from engine.model.avatar import AvatarModel
 from engine.model.codec import ReferenceFeatures
@@ -26,7 +27,7 @@ from engine.types import EXPRESSIONS, VideoFrame
 from training.codec import to_tensor
 from training.data.clips import Clip
 from training.data.media import Bytes
-from training.evaluate.pairs import PairEncoder
+from training.evaluate.pairs import PairEncoder, open_encoder
 from training.generate import SamplingConfig, generate
 from training.grids import to_uint8
 from training.objectives.blocks import conditions
@@ -188,6 +189,12 @@ def _planes(picture: Bytes, side: int) -> Floats:
     if len(picture) != side:
         picture = np.asarray(cv2.resize(picture, (side, side), interpolation=cv2.INTER_AREA), np.uint8)
     return np.ascontiguousarray(picture.transpose(2, 0, 1)[None].astype(np.float32) / 127.5 - 1)
+
+
+def bundle_codec(model: str, backend: Backend, name: str = CODEC_ROW) -> RuntimeCodec | None:
+    """The codec of a bundle, by name or path, that `backend` runs; None for one that shows no latents."""
+    encoder = None if backend.name == "mock" else open_encoder(find_bundle(model))
+    return None if encoder is None else RuntimeCodec(backend, encoder, name)
 
 
 class Runtime:

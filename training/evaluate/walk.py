@@ -81,7 +81,7 @@ class Walk:
         self.expressions.append(shown(clip, told, free))
 
     def _read(self, clip: Clip, frames: Bytes) -> Reading:
-        return self._observer.read(frames).reading
+        return self._observer.read(frames, clip.reference).reading
 
 
 def _edges(source: Source, frames: int) -> NDArray[np.bool_] | None:

@@ -10,6 +10,7 @@ from typing import Literal
 import cv2
 import numpy as np
 
+from training.data.held_out import TEST_PORTRAITS
 from training.data.puppets.errors import AssetsMissing, PortraitUnusable
 from training.data.puppets.eyes import OUTLINES
 from training.data.puppets.paint import CHEEKS
@@ -24,8 +25,6 @@ _SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
 
 # Looked at one by one: mirrored glasses, hair or hands over the face, drawn faces.
 _REJECTED = frozenset("042 051 075 092 094 echomimic_v3-139 echomimic_v3-140 echomimic_v3-141".split())
-# Ten people who never appear in training, chosen for variety of age, skin, hair and light.
-_TEST = frozenset("061 057 062 068 073 087 090 echomimic_v2-088 echomimic_v3-145 opentalking-companion".split())
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +52,7 @@ def list_portraits(assets: Path, split: Split | None = None, cache: Path | None 
     if not root.is_dir():
         raise AssetsMissing(f"{root} is missing; pass --assets with a folder that holds portraits/")
     usable = _usable(root, Path(assets), cache)
-    return tuple(path for path in usable if split is None or (path.stem in _TEST) == (split == "test"))
+    return tuple(path for path in usable if split is None or (path.stem in TEST_PORTRAITS) == (split == "test"))
 
 
 @lru_cache(maxsize=8)
