@@ -114,7 +114,7 @@ def figures_of(gallery: Gallery, namer: StateNamer | None) -> list[Figure]:
         Figure("blinks to truth", lambda c, t, i: (c.blinks, t.blinks), _ratio, 1.0),
         Figure("states", named, _ratio, more, "{:+.1%}"),
         Figure("jerk", lambda c, t, i: (c.jerk, t.jerk), _ratio, 1.0),
-        Figure("identity", faces, lambda sums: gallery.telling.scaled(_ratio(sums)), more),
+        Figure("identity", faces, lambda sums: gallery.telling.scaled(_ratio(sums)), 1.0),
         Figure("points px", lambda c, t, i: (c.landmark_px, 1.0), _ratio, less),
         Figure("PSNR", lambda c, t, i: _known(c.psnr), _ratio, more, "{:+.2f}"),
         Figure("mouth PSNR", lambda c, t, i: _known(c.psnr_mouth), _ratio, more, "{:+.2f}"),

@@ -193,8 +193,10 @@ def evaluate(config: EvaluateConfig, progress: Progress = lambda what, done: Non
 
 
 def _walk(config: EvaluateConfig, observer: Observer, sources: Sequence[Source], progress: Progress) -> Walk:
-    walk = Walk(observer, sources, config.expressions, config.films, people=not config.codec_people)
     total = min(config.clips, sum(len(shard_keys(shard)) for shard in list_shards(config.data)))
+    # Spread over the clips, so that people of every kind are among them.
+    films = set(np.linspace(0, total - 1, min(config.films, total)).round().astype(int).tolist())
+    walk = Walk(observer, sources, config.expressions, films, people=not config.codec_people)
     for i, clip in enumerate(iterate_chosen(config.data, config.clips)):
         progress(f"clip {i + 1} of {total}", i / total)
         walk.measure(clip)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -30,12 +30,12 @@ class Showing:
 
 
 class Walk:
-    """Collects. expressions: how many clips to generate again with their expression given; films: how many to keep
-    whole; people: whether these clips also serve as the codec's section.
+    """Collects. expressions: how many clips to generate again with their expression given; films: numbers of
+    those to keep whole; people: whether these clips also serve as the codec's section.
     """
 
     def __init__(
-        self, observer: Observer, sources: Sequence[Source], expressions: int = 8, films: int = 3, people: bool = True
+        self, observer: Observer, sources: Sequence[Source], expressions: int, films: Collection[int], people: bool
     ) -> None:
         self._observer, self._sources = observer, sources
         self._expressions, self._films, self._people = expressions, films, people
@@ -56,7 +56,7 @@ class Walk:
             edges = _edges(source, len(frames))
             self.figures[source.name].append(measure_clip(self._observer, clip, frames, source.paired, edges))
             pictures[source.name] = frames
-        if new and len(self.films) < self._films:
+        if len(self.references) in self._films:
             self.films.append(Showing(clip, pictures))
         if new and self._people and CODEC_ROW in pictures:
             self.people.append(measure_person(clip, pictures[CODEC_ROW]))
