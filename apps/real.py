@@ -22,12 +22,15 @@ def add_options(command: argparse.ArgumentParser) -> None:
     """Add the options of the real section to `evaluate`."""
     group = command.add_argument_group("real photographs and voices")
     add = group.add_argument
-    add("--real", action="store_true", help="measure instead on held-out photographs and recorded voices of --assets")
+    add(
+        "--real",
+        action="store_true",
+        help="measure instead on held-out photographs and voices of --assets; with --checkpoint its codec, too",
+    )
     add("--portraits", type=Path, help="folder of pictures to use instead")
     add("--voices", type=Path, help="folder of recordings to use instead, a speaker a file")
     add("--takes", type=int, default=10, help="pairs of portrait and voice (default %(default)s)")
     add("--second", type=Path, help="model file of mediapipe's face landmarker, as a second instrument")
-    add("--no-codec", action="store_true", help="leave out the photographs that are moved and put through the codec")
     add("--cache", type=Path, help="where fitted photographs are kept (default: below --out)")
 
 
@@ -50,7 +53,7 @@ def run_real(arguments: argparse.Namespace, instruments: Path) -> int:
         voices=read_voices(arguments.voices) if arguments.voices else (),
         second=arguments.second,
         cache=arguments.cache or (arguments.out / "cache" if arguments.out else None),
-        codec=not arguments.no_codec,
+        checkpoint=arguments.checkpoint[0] if arguments.checkpoint else None,
         how=RealConfig(takes=arguments.takes, size_px=arguments.size or 256, seed=arguments.seed),
     )
     evaluation = _measured(request, quiet=arguments.json)

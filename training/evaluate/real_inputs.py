@@ -17,7 +17,7 @@ from training.data.truth import Floats
 from training.evaluate import metrics
 from training.evaluate.real import PortraitCodec, RealFace, RealInstruments, RealVoice
 from training.evaluate.second import Landmarker
-from training.evaluate.sources import RuntimeCodec, bundle_codec
+from training.evaluate.sources import Source
 from training.instruments.probe import Probe
 from training.instruments.sync import SyncScorer
 
@@ -92,17 +92,13 @@ def second_in(assets: Path | None) -> Path | None:
 
 
 def measure_codec(
-    engine: AvatarEngine, model: str, assets: Path, cache: Path, names: Sequence[str] = TEST_PORTRAITS
-) -> list[PortraitCodec]:
-    """Held-out photographs moved as puppets by held-out performances, at 256 px, through the bundle's own codec.
-
-    model: the bundle that the engine runs, by name or path.
-    Empty when the bundle shows no latents. Raises what rendering raises.
+    codec: Source, assets: Path, cache: Path, names: Sequence[str] = TEST_PORTRAITS
+) -> Iterator[PortraitCodec]:
+    """Held-out photographs moved as puppets by held-out performances, at 256 px, and put through a codec that encodes
+    frames beside their portrait. Raises what rendering raises.
     """
-    codec = bundle_codec(model, engine.backend)
-    if codec is None:
-        return []
-    return [_codec_of(codec, name, clip) for name, clip in puppet_clips(assets, cache, names)]
+    for name, clip in puppet_clips(assets, cache, names):
+        yield _codec_of(codec, name, clip)
 
 
 def puppet_clips(assets: Path, cache: Path, names: Sequence[str]) -> Iterator[tuple[str, Clip]]:
@@ -120,7 +116,7 @@ def puppet_clips(assets: Path, cache: Path, names: Sequence[str]) -> Iterator[tu
             subject.close()
 
 
-def _codec_of(codec: RuntimeCodec, name: str, clip: Clip) -> PortraitCodec:
+def _codec_of(codec: Source, name: str, clip: Clip) -> PortraitCodec:
     truth, decoded = clip.frames[::_CODEC_EVERY], codec.frames(clip)[::_CODEC_EVERY]
     face = face_weight(clip.truth.landmarks[::_CODEC_EVERY], truth.shape[1])
     copied: Bytes = np.broadcast_to(clip.reference, truth.shape)

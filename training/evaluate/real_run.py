@@ -10,15 +10,18 @@ from tempfile import TemporaryDirectory
 
 from engine.engine import load
 from engine.errors import ArgumentError
+from engine.model.avatar import load_model
 from training.evaluate import real_inputs as inputs
 from training.evaluate.real import RealConfig, RealEvaluation, RealVoice, evaluate_real
+from training.evaluate.sources import CodecOnly
 
 
 @dataclass(frozen=True, slots=True)
 class RealRequest:
     """model, backend: the bundle. instruments: folder of their weights. assets: a folder with portraits/, voices/ and
     models/; portraits, voices: a user's own instead. cache: where fitted photographs are kept; second: model file of
-    the second instrument, by default that of the assets. codec: also put moved photographs through the codec.
+    the second instrument, by default that of the assets. checkpoint: torch weights whose codec is tried on the
+    photographs as they move; a bundle cannot encode frames.
     """
 
     model: str
@@ -29,7 +32,7 @@ class RealRequest:
     voices: Sequence[RealVoice] = ()
     second: Path | None = None
     cache: Path | None = None
-    codec: bool = True
+    checkpoint: Path | None = None
     how: RealConfig = field(default_factory=RealConfig)
 
 
@@ -47,10 +50,11 @@ def run_real(request: RealRequest, progress: Callable[[str, float], None] = lamb
     with closing(instruments), load(request.model, request.backend) as engine:
         faces = inputs.faces_of(engine, paths)
         codec = []
-        if request.codec and assets is not None and not own:
+        if request.checkpoint is not None and assets is not None and not own:
             progress("codec", 0.0)
+            source = CodecOnly(load_model(request.checkpoint)[0])
             with TemporaryDirectory() as scratch:
-                codec = inputs.measure_codec(engine, request.model, assets, request.cache or Path(scratch))
+                codec = list(inputs.measure_codec(source, assets, request.cache or Path(scratch)))
         return evaluate_real(engine, faces, voices, instruments, request.how, codec, progress)
 
 
