@@ -82,6 +82,24 @@ def test_direction() -> None:
     assert wrong == []
 
 
+LEARNERS = (
+    "training.objectives", "training.codec", "training.denoising", "training.audio", "training.latents",
+    "training.generate", "training.pipeline",
+)  # fmt: skip
+"""What makes a model. What judges it must not be part of it."""
+
+
+def test_no_model_is_trained_on_what_judges_it() -> None:
+    wrong = [
+        f"{name} imports {target}"
+        for name, tree in parsed()
+        if under(name, LEARNERS)
+        for target, _ in imports(tree)
+        if under(target, ("training.instruments", "training.evaluate"))
+    ]
+    assert wrong == []
+
+
 def allowed(module: str) -> tuple[str, ...]:
     # Measuring what ships means running what ships.
     runtime = ("engine",) if under(module, ("training.evaluate",)) else ()

@@ -12,8 +12,9 @@ from engine.portrait.crop import canonical_crop
 from engine.portrait.landmarks import INDEX, LANDMARKS
 from engine.types import AvatarState
 from training.data.truth import ARKIT_UNITS, UNIT
-from training.instruments import augment, states
+from training.instruments import augment, patches, states
 from training.instruments.aligner import AlignerStage, align, crop_overlap
+from training.instruments.patches import PatchConfig, PatchReader, PatchStage
 from training.instruments.probe import PROBE, Probe, ProbeStage, Reading
 from training.run import Batch
 
@@ -169,3 +170,118 @@ def test_windows_with_two_states_do_not_count() -> None:
     cut = states.windows(_performance(AvatarState.SPEAKING, 0), state)
     assert cut.pure.any() and not cut.pure.all()
     assert set(cut.state[cut.pure].tolist()) == {0, 1}
+
+
+def _lying_face() -> np.ndarray:
+    """Landmarks [1, 28, 2] of a head that lies on its side, its top towards the left edge."""
+    points = np.full((1, len(LANDMARKS), 2), 0.5, np.float32)
+    eyes = (("eye_left_outer", 0.25), ("eye_left_inner", 0.35), ("eye_right_inner", 0.65), ("eye_right_outer", 0.75))
+    for name, y in eyes:
+        points[0, INDEX[name]] = (0.4, y)
+    return points
+
+
+def test_patches_are_upright() -> None:
+    image = np.zeros((128, 128, 3), np.uint8)
+    image[:, :51] = 200
+    points = _lying_face()
+    distance = patches.eye_distance(points)
+    np.testing.assert_allclose(distance, 0.4, atol=1e-5)
+    eye = np.array(patches.cut_patches(image[None], points, distance, PatchConfig(eye_up=0.0)).eyes[0, 1], int)
+    assert eye[:10].min() == 200 and eye[14:].max() == 0
+
+
+def test_close_look_sees_a_lid_of_four_pixels(tmp_path: Path) -> None:
+    """Grey faces with dark eyes; a closed one has none. Faces differ more among each other than open from shut."""
+    rng = np.random.default_rng(0)
+    points = np.repeat(_lying_face(), 64, 0)
+    shut = rng.random(64) < 0.5
+    images = np.repeat(rng.integers(90, 220, (64, 1, 1, 3)), 128, 1).repeat(128, 2).astype(np.uint8)
+    still = images.copy()
+    for y in (38, 90):
+        still[:, y - 3 : y + 3, 49:53] = 30
+        images[~shut, y - 3 : y + 3, 49:53] = 30
+    config = PatchConfig(width=8, hidden=16)
+    parts = [
+        part
+        for pictures in (images, still)
+        for part in patches.cut_patches(pictures, points, patches.eye_distance(points), config).tensors()
+    ]
+    change = torch.zeros(64, len(ARKIT_UNITS))
+    change[shut, UNIT["eyeBlinkLeft"]] = change[shut, UNIT["eyeBlinkRight"]] = 1.0
+    batch = dict(zip(("eyes", "mouth", "still_eyes", "still_mouth"), parts, strict=True)) | {"change": change}
+    torch.manual_seed(0)
+    close = PatchReader(config)
+    _overfit(PatchStage(close), batch, 60)
+    whole = FaceReader(ReaderConfig(px=32, outputs=PROBE.outputs, widths=(8, 8, 16), squeezed=8, hidden=32))
+    Probe(whole, {"landmark_px": 2.0}, close).save(tmp_path / "probe.safetensors", {})
+    again = Probe.load(tmp_path / "probe.safetensors")
+    assert again.errors == {"landmark_px": 2.0} and again.patches is not None
+    with torch.no_grad():
+        seen = again.patches.read(images, points, still[0], points[0]).numpy()[:, UNIT["eyeBlinkLeft"]]
+        same = again.patches(*parts).numpy()[:, UNIT["eyeBlinkLeft"]]
+    assert same[shut].min() > 0.7 and same[~shut].max() < 0.3
+    assert seen.shape == (64,)
+    assert again.read(images[:3], still[0]).units.shape == (3, len(ARKIT_UNITS))
+    assert again.read(images[:3]).gaze.shape == (3, 2)
+
+
+def test_a_probe_without_a_close_look_still_loads(tmp_path: Path) -> None:
+    reader = FaceReader(ReaderConfig(px=32, outputs=PROBE.outputs, widths=(8, 8, 16), squeezed=8, hidden=32))
+    save_reader(reader, tmp_path / "probe.safetensors", {"errors": {"landmark_px": 1.4}})
+    probe = Probe.load(tmp_path / "probe.safetensors")
+    assert probe.patches is None and probe.errors == {"landmark_px": 1.4}
+    assert probe.read(np.zeros((2, 64, 64, 3), np.uint8)).units.shape == (2, len(ARKIT_UNITS))
+
+
+def test_blinks_fill_their_share_of_every_batch(tmp_path: Path) -> None:
+    from tests.fake_subjects import FakeSubject, fake_performance
+    from training.data.clips import render_clip
+    from training.data.loading import ClipSequences
+    from training.data.shards import ShardWriter
+
+    with ShardWriter(tmp_path / "train-00000.tar") as writer:
+        writer.add(render_clip(FakeSubject(0, 64), fake_performance(0, 4.0), rng=np.random.default_rng(0)))
+    data = ClipSequences([tmp_path / "train-00000.tar"], tmp_path / "cache")
+    config = PatchConfig(px=64, eye_px=16, mouth_px=16, width=8, hidden=16)
+    batch = next(patches.patch_batches(data, config, 20, 0))
+    assert batch["eyes"].shape == (20, 2, 3, 16, 16) and batch["still_mouth"].shape == (20, 3, 16, 16)
+    assert (batch["change"][:, UNIT["eyeBlinkLeft"]] > 0.5).sum() >= 6
+
+
+def test_auc_of_a_perfect_and_a_useless_score() -> None:
+    shut = np.arange(10) > 6
+    truth = np.zeros((10, len(ARKIT_UNITS)), np.float32)
+    truth[:, [UNIT["eyeBlinkLeft"], UNIT["eyeBlinkRight"]]] = shut[:, None]
+    assert patches.measure_changes(truth, truth)["blink_auc"] == 1.0
+    assert patches.measure_changes(-truth, truth)["blink_auc"] == 0.0
+
+
+def test_probe_trains_in_two_parts_and_keeps_the_first_when_asked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from tests.fake_subjects import FakeSubject, fake_performance
+    from training.data.clips import render_clip
+    from training.data.shards import ShardWriter
+    from training.instruments import probe
+    from training.run import RunConfig
+
+    small = ReaderConfig(px=128, outputs=PROBE.outputs, widths=(8, 8, 16), squeezed=8, hidden=32)
+    monkeypatch.setattr(probe, "PROBE", small)
+
+    shard = tmp_path / "train-00000.tar"
+    with ShardWriter(shard) as writer:
+        for i in range(2):
+            clip = render_clip(FakeSubject(i, 128), fake_performance(i, 4.4), rng=np.random.default_rng(i), key=f"c{i}")
+            writer.add(clip)
+    config = RunConfig(out=tmp_path / "probe", steps=1, batch=4, sample_every=100, threads=1, device="cpu")
+    first = Probe.load(probe.train_probe([shard], [shard], config, tmp_path / "cache"))
+    assert first.patches is not None and {"landmark_px", "r_brows", "blink_auc"} <= set(first.errors)
+    assert (tmp_path / "probe" / "states.safetensors").exists()
+    config = RunConfig(out=tmp_path / "again", steps=2, batch=4, sample_every=100, threads=1, device="cpu")
+    again = Probe.load(
+        probe.train_probe([shard], [shard], config, tmp_path / "cache", tmp_path / "probe/probe.safetensors")
+    )
+    assert not (tmp_path / "again" / "whole").exists()
+    kept = first.reader.state_dict()
+    assert all(torch.equal(value, kept[key]) for key, value in again.reader.state_dict().items())

@@ -15,6 +15,8 @@ _EXAMPLE = """examples:
   visavis train audio   --out runs/audio --minutes 10
   visavis train states  --data data/train --test data/test --probe runs/probe/probe.safetensors \\
                         --start runs/codec/model.safetensors --out runs/states
+  visavis train sync    --data data/sync --out runs/sync
+                        (clips of --split test and another --seed: it must not learn from whom the model learned)
   visavis train codec   --data data/train --test data/test --start runs/audio/model.safetensors --out runs/codec
   visavis train teacher --data data/train --test data/test --start runs/codec/model.safetensors --out runs/teacher
   visavis train distill --method consistency --data data/train --test data/test \\
@@ -44,6 +46,8 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     states = _with_data(_stage(stages, "states", "the instrument that names states", batch=512, lr=5e-3, minutes=5))
     states.add_argument("--probe", type=Path, required=True, help="the probe that it reads faces with")
     states.add_argument("--clips", type=int, default=400, help="clips to learn from (default %(default)s)")
+    sync = _stage(stages, "sync", "the instrument that hears whether lips fit", batch=16, lr=1e-3, minutes=10)
+    sync.add_argument("--data", type=Path, required=True, help="folder of held-out shards; it learns from half of them")
     _with_data(_stage(stages, "aligner", "face points of a rough crop, for portraits", batch=64, lr=1e-3, minutes=5))
     _all(stages)
     personalize.register(stages)
@@ -117,6 +121,7 @@ def run(args: argparse.Namespace) -> int:
     stages = {
         "audio": _run_audio, "codec": _run_codec, "teacher": _run_denoiser, "distill": _run_denoiser,
         "probe": _run_instrument, "aligner": _run_instrument, "states": _run_states,
+        "sync": _run_sync,
     }  # fmt: skip
     stages[args.stage](args, config)
     return 0
@@ -176,8 +181,10 @@ def _run_denoiser(args: argparse.Namespace, config: object) -> None:
 def _run_instrument(args: argparse.Namespace, config: object) -> None:
     from training.instruments import train_aligner, train_probe
 
-    train = {"probe": train_probe, "aligner": train_aligner}[args.stage]
-    train(_shards(args.data), _shards(args.test), config, _cache(args) / "pairs")
+    if args.stage == "probe":
+        train_probe(_shards(args.data), _shards(args.test), config, _cache(args), args.start)
+    else:
+        train_aligner(_shards(args.data), _shards(args.test), config, _cache(args) / "pairs")
 
 
 def _run_states(args: argparse.Namespace, config: object) -> None:
@@ -188,3 +195,9 @@ def _run_states(args: argparse.Namespace, config: object) -> None:
     codec = CodecOnly(load_model(args.start)[0]).frames if args.start else None
     args.out.mkdir(parents=True, exist_ok=True)
     train_states(_shards(args.data), _shards(args.test), args.probe, args.out / "states.safetensors", args.clips, codec)
+
+
+def _run_sync(args: argparse.Namespace, config: object) -> None:
+    from training.instruments.sync import train_sync
+
+    train_sync(_shards(args.data), config)

@@ -13,19 +13,24 @@ from engine.types import FPS, AvatarState
 from training.data.clips import Clip
 from training.data.media import Bytes
 from training.data.truth import Floats
-from training.evaluate import metrics
-from training.instruments.probe import Probe
-from training.instruments.states import StateNamer, Windows, confusion, join, windows
+from training.evaluate import frechet, metrics, motion
+from training.evaluate.frechet import Observer
+from training.evaluate.likeness import Gallery, describe_frames
+from training.instruments.states import StateNamer, Windows, confusion, curves, join, windows
 
 MIN_SPEAKING_FRAMES = 30
 """A clip that speaks less says too little about lip sync."""
 _STRIP_FRAMES, _STRIP_PX = 10, 128
+_FEATURES_EVERY = 2
+"""Neighbouring frames are alike; every second one is enough for a Fréchet distance."""
 
 
 @dataclass(frozen=True, slots=True)
 class ClipFigures:
     """opening [F] as the probe reads it, truth_opening [F] as it was rendered; strip uint8 [10, 128, 128, 3].
 
+    units [F, 52] as the probe reads them. features [N, K], films [M, 2 C]: see frechet, of every second frame.
+    faces [N, D]: see likeness.
     lag_scores is None when the clip hardly speaks; psnr, psnr_mouth and ssim are None where pixels cannot be compared.
     """
 
@@ -44,6 +49,14 @@ class ClipFigures:
     psnr_mouth: float | None
     ssim: float | None
     strip: Bytes
+    units: Floats
+    features: Floats
+    films: Floats
+    faces: Floats
+    jerk: float
+    seam: motion.Seam
+    head: motion.HeadSpeed
+    r_head: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +72,10 @@ class RowFigures:
     state_accuracy: share of one-state windows that the classifier names rightly; state_confusion: windows by state
     (rows: speaking, listening, idle) and name (columns).
     landmark_px: distance to the rendered landmarks in 1/128 of the picture. psnr, psnr_mouth (dB), ssim: pixels.
+    identity: likeness to the portrait, 1 as like as true frames, 0 as unlike as other people; recognised: share of
+    frames that are liker their own portrait than any other person's (see likeness). fid, fvd: see frechet.
+    jerk: jerkiness of landmarks over that of the true frames. seam: see motion.seam_ratio. r_head: correlation of yaw
+    and pitch with the truth. head_speaking, head_listening, head_idle: mean squared speed of the head over the truth's.
     """
 
     name: str
@@ -77,6 +94,16 @@ class RowFigures:
     psnr: float
     psnr_mouth: float
     ssim: float
+    identity: float = float("nan")
+    recognised: float = float("nan")
+    fid: float = float("nan")
+    fvd: float = float("nan")
+    jerk: float = float("nan")
+    seam: float = float("nan")
+    r_head: float = float("nan")
+    head_speaking: float = float("nan")
+    head_listening: float = float("nan")
+    head_idle: float = float("nan")
 
     def as_json(self) -> dict[str, object]:
         """JSON has no NaN: such figures are null."""
@@ -87,9 +114,14 @@ def _rounded(value: float) -> float | None:
     return None if np.isnan(value) else round(value, 4)
 
 
-def measure_clip(probe: Probe, clip: Clip, frames: Bytes, paired: bool) -> ClipFigures:
-    """Everything about one clip's frames uint8 [F, S, S, 3]; paired: they show what the true frames show."""
-    seen = probe.read(frames)
+def measure_clip(
+    observer: Observer, clip: Clip, frames: Bytes, paired: bool, edges: NDArray[np.bool_] | None = None
+) -> ClipFigures:
+    """Everything about one clip's frames uint8 [F, S, S, 3]; paired: they show what the true frames show; edges
+    [F - 1]: where blocks end, None where there are none.
+    """
+    observed = observer.read(frames, clip.reference)
+    seen = observed.reading
     opening, truth = metrics.mouth_opening(seen.landmarks), metrics.mouth_opening(clip.truth.landmarks)
     speaking = clip.truth.state == AvatarState.SPEAKING
     enough = int(speaking.sum()) >= MIN_SPEAKING_FRAMES
@@ -110,6 +142,14 @@ def measure_clip(probe: Probe, clip: Clip, frames: Bytes, paired: bool) -> ClipF
         psnr_mouth=pixels[1],
         ssim=pixels[2],
         strip=strip(frames),
+        units=seen.units,
+        features=observed.features[::_FEATURES_EVERY],
+        films=frechet.films(curves(seen)),
+        faces=describe_frames(frames, seen.landmarks),
+        jerk=motion.jerkiness(seen.landmarks),
+        seam=motion.Seam() if edges is None else motion.seam(frames, edges),
+        head=motion.head_speed(seen.head, clip.truth.state),
+        r_head=motion.head_correlation(seen.head, clip.truth.head),
     )
 
 
@@ -129,13 +169,18 @@ def strip(frames: Bytes) -> Bytes:
 
 
 def summarise(
-    name: str, clips: Sequence[ClipFigures], truth: Sequence[ClipFigures], namer: StateNamer | None
+    name: str,
+    clips: Sequence[ClipFigures],
+    truth: Sequence[ClipFigures],
+    namer: StateNamer | None,
+    gallery: Gallery,
 ) -> RowFigures:
-    """A row from its clips; truth: the same clips' true frames through the same probe."""
+    """A row from its clips; truth: the same clips' true frames through the same probe; gallery: their portraits."""
     scores = [c.lag_scores for c in clips if c.lag_scores is not None]
     lag_ms, r_at_lag = metrics.lag_of(np.mean(scores, 0)) if scores else (float("nan"), float("nan"))
     named = confusion(namer, join(c.windows for c in clips)) if namer else np.zeros((3, 3), int)
     minutes = sum(len(c.opening) for c in clips) / FPS / 60
+    heads = motion.head_energy([c.head for c in clips], [c.head for c in truth])
     return RowFigures(
         name=name,
         clips=len(clips),
@@ -153,6 +198,16 @@ def summarise(
         psnr=_mean([c.psnr for c in clips]),
         psnr_mouth=_mean([c.psnr_mouth for c in clips]),
         ssim=_mean([c.ssim for c in clips]),
+        identity=gallery.identity([c.faces for c in clips]),
+        recognised=gallery.recognised([c.faces for c in clips]),
+        fid=frechet.distance_to([c.features for c in truth], [c.features for c in clips]),
+        fvd=frechet.distance_to([c.films for c in truth], [c.films for c in clips]),
+        jerk=_mean([c.jerk for c in clips]) / max(_mean([c.jerk for c in truth]), 1e-9),
+        seam=motion.seam_ratio([c.seam for c in clips]),
+        r_head=_mean([c.r_head for c in clips]),
+        head_speaking=heads[AvatarState.SPEAKING],
+        head_listening=heads[AvatarState.LISTENING],
+        head_idle=heads[AvatarState.IDLE],
     )
 
 

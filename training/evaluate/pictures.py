@@ -69,7 +69,7 @@ def codec_clips(folder: Path, assets: Path | None, people: int, cache: Path | No
 
 def measure_people(codec: Source, clips: Iterable[Clip]) -> list[Person]:
     """Every clip through the codec."""
-    return [_measure(codec, clip) for clip in clips]
+    return [measure_person(clip, codec.frames(clip)) for clip in clips]
 
 
 def people_of(shards: Sequence[Path]) -> Iterable[Clip]:
@@ -82,8 +82,9 @@ def people_of(shards: Sequence[Path]) -> Iterable[Clip]:
             yield clip
 
 
-def _measure(codec: Source, clip: Clip) -> Person:
-    truth, decoded = clip.frames[::_EVERY], codec.frames(clip)[::_EVERY]
+def measure_person(clip: Clip, decoded: Bytes) -> Person:
+    """decoded: all of the clip's frames as the codec shows them, uint8 [F, S, S, 3]."""
+    truth, decoded = clip.frames[::_EVERY], decoded[::_EVERY]
     mouth = metrics.mouth_weight(clip.truth.landmarks[::_EVERY], truth.shape[1])
     copied = np.broadcast_to(clip.reference, truth.shape)
     values = (

@@ -16,6 +16,7 @@ from engine.types import FPS, AvatarState
 from training.data.clips import Clip
 from training.data.media import Bytes
 from training.data.truth import UNIT, Floats
+from training.evaluate.motion import smooth
 from training.instruments.probe import Probe
 
 _BROWS = ("browInnerUp", "browOuterUpLeft", "browOuterUpRight", "browDownLeft", "browDownRight")
@@ -85,8 +86,8 @@ def measure_reactions(
 def energy(probe: Probe, frames: Bytes) -> Energy:
     """Of frames uint8 [F, S, S, 3]. Readings are smoothed over 5 frames, so that the probe's noise counts little."""
     reading = probe.read(frames)
-    speed = np.diff(_smooth(reading.head[:, :2]), axis=0) * FPS
-    brows = _smooth(reading.units[:, [UNIT[name] for name in _BROWS]])
+    speed = np.diff(smooth(reading.head[:, :2]), axis=0) * FPS
+    brows = smooth(reading.units[:, [UNIT[name] for name in _BROWS]])
     return Energy(float(np.square(speed).sum(1).mean()) + 1e-6, float(brows.var(0).sum()) + 1e-8)
 
 
@@ -101,11 +102,6 @@ def write_gif(pairs: Sequence[tuple[Bytes, Bytes]], path: Path) -> None:
 def _small(frames: Bytes) -> Bytes:
     chosen = frames[::_GIF_EVERY]
     return np.stack([np.asarray(Image.fromarray(f).resize((_GIF_PX, _GIF_PX))) for f in chosen])
-
-
-def _smooth(curves: Floats) -> Floats:
-    kernel = np.full(5, 0.2)
-    return np.stack([np.convolve(column, kernel, "valid") for column in curves.T], 1)
 
 
 def _frames(

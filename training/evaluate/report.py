@@ -1,21 +1,27 @@
-"""What an evaluation leaves behind: a table to read, a JSON document, contact sheets and curves to look at."""
+"""What an evaluation leaves behind: tables to read, a JSON document, one page with films, sheets and curves."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-import numpy as np
-from PIL import Image
-
-from engine.types import FPS, AvatarState
+from engine.errors import OutputNotWritableError
 from training.data.clips import Clip
-from training.evaluate.measure import ClipFigures, RowFigures, strip
+from training.evaluate import plots
+from training.evaluate.compare import Difference, Figure, comparison_section
+from training.evaluate.expressions import Shown, expression_section, summarise_expressions
+from training.evaluate.films import film_of
+from training.evaluate.likeness import Gallery
+from training.evaluate.measure import ClipFigures, RowFigures
+from training.evaluate.page import html_page
 from training.evaluate.pictures import CodecFigures, Person
+from training.evaluate.sections import Film, Picture, Section, Table, cell, markdown_section, markdown_table
+from training.evaluate.walk import Showing
 
-_COLUMNS: tuple[tuple[str, str, str], ...] = (
+_Columns = tuple[tuple[str, str, str], ...]
+_LIPS: _Columns = (
     ("r opening", "r_opening", "{:.3f}"),
     ("lag ms", "lag_ms", "{:+.0f}"),
     ("r at lag", "r_at_lag", "{:.3f}"),
@@ -29,125 +35,204 @@ _COLUMNS: tuple[tuple[str, str, str], ...] = (
     ("mouth PSNR", "psnr_mouth", "{:.1f}"),
     ("SSIM", "ssim", "{:.3f}"),
 )
-_SHEET_CLIPS, _PLOT_CLIPS = 12, 8
+_LOOKS: _Columns = (
+    ("identity", "identity", "{:.2f}"),
+    ("recognised", "recognised", "{:.1%}"),
+    ("FID-like", "fid", "{:.2f}"),
+    ("FVD-like", "fvd", "{:.2f}"),
+    ("jerk", "jerk", "{:.2f}"),
+    ("seam", "seam", "{:.2f}"),
+    ("r head", "r_head", "{:.2f}"),
+    ("head speaking", "head_speaking", "{:.2f}"),
+    ("head listening", "head_listening", "{:.2f}"),
+    ("head idle", "head_idle", "{:.2f}"),
+)
+_LIPS_NOTES = (
+    "r opening: correlation of the mouth's opening with the truth while speaking; lag: how much later it moves; "
+    "amplitude, motion: spread of the opening and energy of all landmarks over the truth's; silence: variance of the "
+    "opening while not speaking over that while speaking; states: one-state windows named right; points: distance to "
+    "the rendered landmarks in 1/128 of the picture; PSNR and SSIM only where pixels can be compared.",
+)
 
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """All figures of one run. clips: by row name. instruments: the probe's and the state classifier's own errors."""
+    """All figures of one run. clips: by row name. instruments: the probe's and the state classifier's own errors.
+    comparison: of each generated row from the first one. clip_px, size_px: sides of the true and generated frames.
+    facts: versions, machine and seeds.
+    """
 
     rows: tuple[RowFigures, ...]
     clips: dict[str, list[ClipFigures]]
     references: tuple[Clip, ...]
     codec: tuple[CodecFigures, ...]
     people: tuple[Person, ...]
-    instruments: dict[str, dict[str, float]]
+    instruments: Mapping[str, Mapping[str, float]]
+    gallery: Gallery
+    expressions: tuple[Shown, ...]
+    films: tuple[Showing, ...]
+    comparison: dict[str, list[Difference]]
+    comparable: tuple[Figure, ...]
+    generated: tuple[str, ...]
+    clip_px: int
+    size_px: int
+    command: str = ""
+    facts: tuple[tuple[str, str], ...] = ()
+    more: tuple[Section, ...] = field(default=())
+    """Sections that others measured."""
 
     def as_json(self) -> dict[str, object]:
         return {
             "rows": [row.as_json() for row in self.rows],
             "codec": [figures.as_json() for figures in self.codec],
-            "instruments": self.instruments,
-        }
+            "instruments": {**self.instruments, "identity": self.gallery.telling.as_json()},
+            "clip_px": self.clip_px,
+            "size_px": self.size_px,
+            "command": self.command,
+            "facts": dict(self.facts),
+        } | {section.key: section.figures for section in self.sections()[1:] if section.figures}
+
+    def sections(self) -> list[Section]:
+        """In the order of the report; the first one is the table of rows."""
+        found = [_rows_section(self)]
+        if self.comparison:
+            found.append(_comparison(self))
+        if self.expressions:
+            found.append(_expressions(self))
+        if self.codec:
+            found.append(_codec_section(self))
+        return [*found, *self.more]
+
+
+def instrument_lines(instruments: Mapping[str, Mapping[str, float]]) -> tuple[str, ...]:
+    """What every instrument says about itself, one line each."""
+    return tuple(
+        f"{name} on held-out people: " + ", ".join(f"{k} {v:g}" for k, v in errors.items())
+        for name, errors in instruments.items()
+    )
+
+
+def _rows_table(rows: Sequence[RowFigures], columns: _Columns, notes: tuple[str, ...]) -> Table:
+    def line(row: RowFigures) -> tuple[str, ...]:
+        cells = (cell(getattr(row, name), form) for _, name, form in columns)
+        return (row.name, f"{row.clips} ({row.speaking_clips} speak)", *cells)
+
+    return Table(("", "clips", *(title for title, _, _ in columns)), tuple(map(line, rows)), notes=notes)
+
+
+def _rows_section(evaluation: Evaluation) -> Section:
+    telling = evaluation.gallery.telling
+    looks = (
+        f"identity: likeness to the portrait, 1 as the true frames, 0 as other people ({telling.people} people; the "
+        f"description tells a true frame's own portrait from another person's in {cell(telling.auc, '{:.2%}')} of "
+        "pairs); recognised: frames liker their own portrait than any other; FID-like and FVD-like: Fréchet distances "
+        "of the probe's features, 0 is the truth; jerk: of landmarks over the truth's; seam: change across the edges "
+        "of blocks over that inside; r head: of yaw and pitch with the truth, which only the codec can follow; head: "
+        "mean squared speed over the truth's, by state.",
+    )
+    return Section(
+        key="rows",
+        title="Held-out clips",
+        text=_size_notes(evaluation),
+        command=evaluation.command,
+        facts=evaluation.facts,
+        tables=(
+            _rows_table(evaluation.rows, _LIPS, (*_LIPS_NOTES, *instrument_lines(evaluation.instruments))),
+            _rows_table(evaluation.rows, _LOOKS, looks),
+        ),
+    )
+
+
+def _size_notes(evaluation: Evaluation) -> tuple[str, ...]:
+    size = f"True frames are {evaluation.clip_px} px"
+    if evaluation.size_px == evaluation.clip_px:
+        return (f"{size}, and so are all others.",)
+    return (
+        f"{size}; only the bundles' frames are {evaluation.size_px} px, from portraits of {evaluation.clip_px} px. "
+        f"The codec's row and all pixel figures are at {evaluation.clip_px} px and say nothing about detail at "
+        f"{evaluation.size_px} px. For that, make clips of that size: "
+        f"visavis data make --split test --size {evaluation.size_px}.",
+    )
+
+
+def _comparison(evaluation: Evaluation) -> Section:
+    return comparison_section(
+        evaluation.generated[0], evaluation.comparison, evaluation.comparable, len(evaluation.references),
+        evaluation.command,
+    )  # fmt: skip
+
+
+def _expressions(evaluation: Evaluation) -> Section:
+    names = [shown.name for shown in evaluation.expressions]
+    return expression_section(summarise_expressions(evaluation.expressions), names, evaluation.command)
+
+
+def _codec_section(evaluation: Evaluation) -> Section:
+    heads = ("codec", "people", "size", "PSNR", "mouth PSNR", "SSIM", "copying", "mouth, copying", "worst person")
+    rows = []
+    for f in evaluation.codec:
+        values = (f.psnr, f.psnr_mouth, f.ssim, f.psnr_copy, f.psnr_copy_mouth, f.psnr_worst_person)
+        rows.append((f.kind, str(f.people), f"{f.size_px}", *(f"{v:.2f}" for v in values)))
+    return Section(
+        key="codec_people",
+        title="The codec alone, by kind of person",
+        text=("True frames through the codec; copying is showing the portrait instead.",),
+        command=evaluation.command,
+        tables=(Table(heads, tuple(rows)),),
+    )
 
 
 def markdown(evaluation: Evaluation) -> str:
     """The tables as markdown, with the instruments' own errors below."""
-    heads = ["", "clips", *(title for title, _, _ in _COLUMNS)]
-    lines = [_line(heads), _line(["---"] * len(heads))]
-    for row in evaluation.rows:
-        cells = [_cell(getattr(row, name), form) for _, name, form in _COLUMNS]
-        lines.append(_line([row.name, f"{row.clips} ({row.speaking_clips} speak)", *cells]))
-    lines += ["", *_codec_lines(evaluation.codec)] if evaluation.codec else []
-    for name, errors in evaluation.instruments.items():
-        lines.append("")
-        lines.append(f"{name} on held-out people: " + ", ".join(f"{k} {v:g}" for k, v in errors.items()))
-    return "\n".join(lines) + "\n"
-
-
-def _codec_lines(figures: Sequence[CodecFigures]) -> list[str]:
-    heads = ["codec", "people", "size", "PSNR", "mouth PSNR", "SSIM", "copying", "mouth, copying", "worst person"]
-    lines = [_line(heads), _line(["---"] * len(heads))]
-    for f in figures:
-        values = (f.psnr, f.psnr_mouth, f.ssim, f.psnr_copy, f.psnr_copy_mouth, f.psnr_worst_person)
-        lines.append(_line([f.kind, str(f.people), f"{f.size_px}", *(f"{v:.2f}" for v in values)]))
-    return lines
-
-
-def _line(cells: Sequence[str]) -> str:
-    return "| " + " | ".join(cells) + " |"
-
-
-def _cell(value: float, form: str) -> str:
-    return "-" if np.isnan(value) else form.format(value)
+    first, *others = evaluation.sections()
+    lines = [line for table in first.tables for line in (*markdown_table(table), "")]
+    return "\n".join([*lines, *first.text, "", *(line for s in others for line in markdown_section(s))]) + "\n"
 
 
 def write(evaluation: Evaluation, out: Path) -> list[Path]:
-    """Tables, sheets and plots into folder `out`; returns the files."""
-    out.mkdir(parents=True, exist_ok=True)
-    (out / "figures.json").write_text(json.dumps(evaluation.as_json(), indent=1) + "\n", encoding="utf-8")
-    (out / "report.md").write_text(markdown(evaluation), encoding="utf-8")
-    files = [out / "figures.json", out / "report.md"]
-    for name, clips in evaluation.clips.items():
-        files.append(out / f"sheet-{_slug(name)}.png")
-        _sheet(evaluation.references, clips, files[-1])
-    files.append(out / "compare.png")
-    _comparison(evaluation, files[-1])
-    files.append(out / "opening.png")
-    _openings(evaluation, files[-1])
+    """Tables, films, sheets and plots into folder `out`, and `report.html` with all of them; returns the files.
+
+    Raises OutputNotWritableError.
+    """
+    pictures, films = _pictures(evaluation), [film_of(showing) for showing in evaluation.films]
+    sections = [_with(evaluation.sections()[0], pictures, films), *evaluation.sections()[1:]]
+    files: dict[str, bytes] = {
+        "figures.json": (json.dumps(evaluation.as_json(), indent=1) + "\n").encode(),
+        "report.md": markdown(evaluation).encode(),
+        **{picture.name: picture.data for section in sections for picture in section.pictures},
+        **{film.name: film.data for section in sections for film in section.films},
+        **_sheets(evaluation),
+        "report.html": html_page(sections).encode(),
+    }
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        for name, data in files.items():
+            (out / name).write_bytes(data)
+    except OSError as error:
+        raise OutputNotWritableError(f"the report cannot be written to {out}: {error}") from error
+    return [out / name for name in files]
+
+
+def _with(section: Section, pictures: Sequence[Picture], films: Sequence[Film]) -> Section:
+    return replace(section, pictures=tuple(pictures), films=tuple(films))
+
+
+def _pictures(evaluation: Evaluation) -> list[Picture]:
+    names = ", ".join(evaluation.clips)
+    return [
+        Picture("figures.png", plots.panels(evaluation.rows), f"Bars of the main figures of {names}"),
+        Picture("opening.png", plots.openings(evaluation.clips), f"Mouth opening over time of {names}"),
+    ]
+
+
+def _sheets(evaluation: Evaluation) -> dict[str, bytes]:
+    """Contact sheets: too large for the page, they lie beside it."""
+    sheets = {f"sheet-{_slug(n)}.png": plots.sheet(evaluation.references, c) for n, c in evaluation.clips.items()}
+    sheets["compare.png"] = plots.comparison(evaluation.references, evaluation.clips)
     if evaluation.people:
-        files.append(out / "codec.png")
-        rows = [np.concatenate(list(s), 1) for p in evaluation.people[:_SHEET_CLIPS] for s in (p.true_strip, p.strip)]
-        Image.fromarray(np.concatenate(rows)).save(files[-1])
-    return files
+        sheets["codec.png"] = plots.codec_sheet(evaluation.people)
+    return sheets
 
 
 def _slug(name: str) -> str:
     return "-".join("".join(c if c.isalnum() else " " for c in name.lower()).split())
-
-
-def _sheet(references: Sequence[Clip], clips: Sequence[ClipFigures], path: Path) -> None:
-    """One line a clip: the reference, a gap, ten frames."""
-    lines = [_sheet_line(r, c) for r, c in zip(references[:_SHEET_CLIPS], clips, strict=False)]
-    Image.fromarray(np.concatenate(lines)).save(path)
-
-
-def _sheet_line(reference: Clip, clip: ClipFigures) -> np.ndarray:
-    portrait = strip(reference.reference[None])[0]
-    gap = np.full((len(portrait), 8, 3), 255, np.uint8)
-    return np.concatenate([portrait, gap, *clip.strip], 1)
-
-
-def _comparison(evaluation: Evaluation, path: Path) -> None:
-    """The same moments of the first clips, every row's version below the other."""
-    blocks = []
-    for i, reference in enumerate(evaluation.references[:4]):
-        blocks += [_sheet_line(reference, clips[i]) for clips in evaluation.clips.values()]
-        blocks.append(np.full((8, blocks[-1].shape[1], 3), 255, np.uint8))
-    Image.fromarray(np.concatenate(blocks)).save(path)
-
-
-def _openings(evaluation: Evaluation, path: Path) -> None:
-    """Mouth opening of every row against the truth; the background says who is speaking."""
-    import matplotlib
-
-    matplotlib.use("agg")
-    from matplotlib import pyplot
-
-    count = min(_PLOT_CLIPS, len(evaluation.references))
-    figure, axes = pyplot.subplots(count, 1, figsize=(12, 1.9 * count), squeeze=False)
-    for i, axis in enumerate(axes[:, 0]):
-        first = next(iter(evaluation.clips.values()))[i]
-        time_s = np.arange(len(first.opening)) / FPS
-        axis.fill_between(time_s, 0, 1, where=first.state == AvatarState.SPEAKING, color="0.92",
-                          transform=axis.get_xaxis_transform(), step="mid")  # fmt: skip
-        axis.plot(time_s, first.truth_opening, color="black", linewidth=2, label="rendered truth")
-        for name, clips in evaluation.clips.items():
-            axis.plot(time_s, clips[i].opening, linewidth=1, label=name)
-        axis.set_ylabel(first.key, fontsize=7)
-        axis.margins(x=0)
-    axes[0, 0].legend(fontsize=7, ncols=6, loc="upper right")
-    axes[-1, 0].set_xlabel("seconds; grey: speaking")
-    figure.tight_layout()
-    figure.savefig(path, dpi=80)
-    pyplot.close(figure)

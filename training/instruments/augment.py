@@ -23,8 +23,8 @@ def _mirrored(names: tuple[str, ...], left: str, right: str) -> list[int]:
     return [names.index(mirror(name)) for name in names]
 
 
-_MIRROR_UNITS = _mirrored(ARKIT_UNITS, "Left", "Right")
-_MIRROR_POINTS = _mirrored(LANDMARKS, "_left", "_right")
+MIRROR_UNITS = _mirrored(ARKIT_UNITS, "Left", "Right")
+MIRROR_POINTS = _mirrored(LANDMARKS, "_left", "_right")
 
 Labels = dict[str, Tensor]
 
@@ -45,11 +45,11 @@ def mirror(image: Tensor, labels: Labels, rate: float = 0.5) -> tuple[Tensor, La
     image = torch.where(flipped, image.flip(-1), image)
     row = flipped[:, :, 0, 0]
     sign = image.new_tensor((-1.0, 1.0))
-    points = labels["landmarks"][:, _MIRROR_POINTS]
+    points = labels["landmarks"][:, MIRROR_POINTS]
     points = torch.stack((1 - points[..., 0], points[..., 1]), -1)
     out = labels | {"landmarks": torch.where(row[..., None], points, labels["landmarks"])}
     if "units" in labels:
-        out["units"] = torch.where(row, labels["units"][:, _MIRROR_UNITS], labels["units"])
+        out["units"] = torch.where(row, labels["units"][:, MIRROR_UNITS], labels["units"])
         out["head"] = torch.where(row, labels["head"] * image.new_tensor((-1.0, 1.0, -1.0)), labels["head"])
         out["gaze"] = torch.where(row, labels["gaze"] * sign, labels["gaze"])
     return image, out

@@ -7,9 +7,13 @@ printed beside every table.
 
 from __future__ import annotations
 
+import json
+import os
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
+from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,20 +25,32 @@ from engine.model.face_reader import (
     FaceReader,
     ReaderConfig,
     from_landmarks,
-    load_reader,
-    save_reader,
     to_landmarks,
 )
 from engine.portrait.landmarks import INDEX
 from training.codec import to_tensor
-from training.data.loading import CodecPairs
+from training.data.loading import ClipSequences, CodecPairs
 from training.data.truth import ARKIT_UNITS, UNIT, Floats
 from training.evaluate.metrics import correlation, mouth_opening
 from training.instruments import augment
+from training.instruments.files import config_of, read_file, write_file
+from training.instruments.patches import (
+    PatchConfig,
+    PatchReader,
+    PatchStage,
+    change_scale,
+    changes,
+    clip_of,
+    fit,
+    measure_changes,
+    patch_batches,
+)
 from training.run import Batch, Run, RunConfig
 
 PROBE = ReaderConfig(px=128, outputs=LANDMARK_OUTPUTS + len(ARKIT_UNITS) + 5)
 
+_PATCHES = "patches."
+"""Where the weights of the close look begin in the file."""
 _UNIT_SCALE, _ANGLE_SCALE = 0.25, 10.0
 """What counts as one unit of the raw outputs."""
 _BATCH = 128
@@ -51,27 +67,66 @@ class Reading:
 
 
 class Probe:
-    """A trained probe: pictures in, `Reading` out. `errors` are its own figures on held-out people."""
+    """A trained probe: pictures in, `Reading` out. `errors` are its own figures on held-out people.
 
-    def __init__(self, reader: FaceReader, errors: dict[str, float]) -> None:
+    patches: its close look; files from before there was one have none, and their units come from the whole crop.
+    """
+
+    def __init__(self, reader: FaceReader, errors: dict[str, float], patches: PatchReader | None = None) -> None:
         self.reader, self.errors = reader.eval(), errors
+        self.patches = patches.eval() if patches is not None else None
 
     @staticmethod
     def load(path: Path) -> Probe:
-        reader, meta = load_reader(path)
-        return Probe(reader, meta["errors"])
+        header, weights = read_file(path)
+        reader = FaceReader(config_of(ReaderConfig, header["config"]))
+        reader.load_state_dict({k: v for k, v in weights.items() if not k.startswith(_PATCHES)})
+        patches = None
+        if "patches" in header:
+            patches = PatchReader(config_of(PatchConfig, header["patches"]))
+            part = {k.removeprefix(_PATCHES): v for k, v in weights.items() if k.startswith(_PATCHES)}
+            patches.load_state_dict(part)
+        return Probe(reader, json.loads(header["meta"])["errors"], patches)
+
+    def save(self, path: Path, meta: dict[str, Any]) -> None:
+        """Weights in fp16 with configurations, meta and errors; renamed into place when complete."""
+        weights = dict(self.reader.state_dict())
+        header = {"config": asdict(self.reader.config), "meta": meta | {"errors": self.errors}}
+        if self.patches is not None:
+            weights |= {_PATCHES + k: v for k, v in self.patches.state_dict().items()}
+            header["patches"] = asdict(self.patches.config)
+        write_file(path, header, weights)
 
     @torch.no_grad()
-    def read(self, images: NDArray[np.uint8]) -> Reading:
-        """images uint8 [F, S, S, 3], canonical crops of any size."""
+    def read(self, images: NDArray[np.uint8], reference: NDArray[np.uint8] | None = None) -> Reading:
+        """images uint8 [F, S, S, 3], canonical crops of any size; reference uint8 [S, S, 3]: the portrait that they
+        move, by default the picture that is most like all the others. With a close look, units are what differs from
+        the reference; gaze is better seen in the whole crop.
+        """
         parts = [self.reader(self._fit(to_tensor(images[i : i + _BATCH]))) for i in range(0, len(images), _BATCH)]
-        return split_outputs(torch.cat(parts))
+        outputs = torch.cat(parts)
+        seen = split_outputs(outputs)
+        if self.patches is None:
+            return seen
+        still = images[_middle(seen.landmarks)] if reference is None else reference
+        fitted = fit(still, self.reader.config.px)
+        points = to_landmarks(self.reader(to_tensor(fitted[None])).float())[0].numpy()
+        parts = [
+            self.patches.read(images[i : i + _BATCH], seen.landmarks[i : i + _BATCH], still, points)
+            for i in range(0, len(images), _BATCH)
+        ]
+        return replace(seen, units=torch.cat(parts).numpy())
 
     def _fit(self, images: Tensor) -> Tensor:
         px = self.reader.config.px
         if images.shape[-1] == px:
             return images
         return nn.functional.interpolate(images, size=(px, px), mode="bilinear", antialias=True)
+
+
+def _middle(landmarks: Floats) -> int:
+    """The frame whose points lie nearest to where they usually are."""
+    return int(np.abs(landmarks - np.median(landmarks, 0)).sum((1, 2)).argmin())
 
 
 def split_outputs(outputs: Tensor) -> Reading:
@@ -159,24 +214,75 @@ _REPORTED = {"jawOpen": "jawOpen", "blink": "eyeBlinkLeft", "smile": "mouthSmile
 _MOUTH_POINTS = slice(18, 24)
 
 
-def train_probe(data: list[Path], held_out: list[Path], config: RunConfig, cache: Path) -> Path:
+def measure_close_look(probe: Probe, data: ClipSequences, most: int = 1280) -> dict[str, float]:
+    """How well differences to the reference are read on held-out people; points are the probe's own."""
+    rows = np.linspace(0, int(data.lengths.sum()) - 1, most).astype(np.int64)
+    clips = clip_of(data)[rows]
+    seen: list[Floats] = []
+    for clip in np.unique(clips):
+        reading = probe.read(np.asarray(data.frames[rows[clips == clip]]), np.asarray(data.references[clip]))
+        seen.append(reading.units)
+    return {k: round(v, 4) for k, v in measure_changes(np.concatenate(seen), changes(data, rows, clips)).items()}
+
+
+def train_probe(
+    data: list[Path], held_out: list[Path], config: RunConfig, cache: Path, start: Path | None = None
+) -> Path:
     """Train on shards, measure on held-out shards, write `probe.safetensors` and, from what it then sees,
-    `states.safetensors`; returns the path of the probe."""
+    `states.safetensors`; returns the path of the probe.
+
+    The look at the whole crop takes half the time, the close look the rest. start: a probe whose look at the whole crop
+    is kept.
+    """
     from training.instruments.states import train_states  # states reads through the probe
 
+    path = config.out / "probe.safetensors"
+    config.out.mkdir(parents=True, exist_ok=True)
+    if start is None:
+        config = replace(config, minutes=config.minutes / 2)
+        whole = _train_whole(data, held_out, replace(config, out=config.out / "whole"), cache / "pairs")
+    else:
+        whole = Probe.load(start)
+    _train_close(whole, data, held_out, replace(config, out=config.out / "close"), cache, path)
+    if int(os.environ.get("RANK", "0")) == 0:
+        train_states(data, held_out, path, config.out / "states.safetensors")
+    return path
+
+
+def _train_whole(data: list[Path], held_out: list[Path], config: RunConfig, cache: Path) -> Probe:
     pairs, test = CodecPairs(data, cache / "train"), CodecPairs(held_out, cache / "test")
     reader = FaceReader(PROBE).to(memory_format=torch.channels_last)
     run = Run(config, ProbeStage(reader), reader)
-    path = config.out / "probe.safetensors"
 
     def on_sample(step: int) -> None:
         run.log({f"test_{k}": v for k, v in measure_probe(reader, test).items()})
 
-    def on_save(step: int) -> None:
-        meta = {"stage": "probe", "step": step, "clips": pairs.clips, "errors": measure_probe(reader, test)}
-        save_reader(reader, path, meta)
+    run.train(probe_batches(pairs, config.batch, config.seed + run.rank), on_sample)
+    reader.load_state_dict(run.ema.shadow)
+    return Probe(reader.cpu(), measure_probe(reader, test))
 
-    run.train(probe_batches(pairs, config.batch, config.seed + run.rank), on_sample, on_save)
-    if run.rank == 0:
-        train_states(data, held_out, path, config.out / "states.safetensors")
-    return path
+
+def _train_close(
+    whole: Probe, data: list[Path], held_out: list[Path], config: RunConfig, cache: Path, path: Path
+) -> None:
+    """Add the close look to a probe and write both."""
+    clips, test = ClipSequences(data, cache / "sequences-train"), ClipSequences(held_out, cache / "sequences-test")
+    patches = PatchReader(PatchConfig())
+    patches.scale.copy_(change_scale(clips))
+    run = Run(config, PatchStage(patches), patches)
+
+    @lru_cache(maxsize=1)
+    def measured(step: int) -> Probe:
+        copy = PatchReader(patches.config)
+        copy.load_state_dict(patches.state_dict())
+        probe = Probe(whole.reader, dict(whole.errors), copy.cpu())
+        probe.errors |= measure_close_look(probe, test)
+        return probe
+
+    def on_sample(step: int) -> None:
+        run.log({f"test_{k}": v for k, v in measured(step).errors.items()})
+
+    def on_save(step: int) -> None:
+        measured(step).save(path, {"stage": "probe", "step": step, "clips": len(clips)})
+
+    run.train(patch_batches(clips, patches.config, config.batch, config.seed + run.rank), on_sample, on_save)

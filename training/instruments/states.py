@@ -182,7 +182,9 @@ def read_windows(probe: Probe, shards: list[Path], most: int, shown: Shown | Non
     """
     each = -(-most // len(shards))
     clips = (clip for shard in shards for clip in islice(iterate_shards([shard]), each))
-    return join(windows(probe.read(shown(clip) if shown else clip.frames), clip.truth.state) for clip in clips)
+    return join(
+        windows(probe.read(shown(clip) if shown else clip.frames, clip.reference), clip.truth.state) for clip in clips
+    )
 
 
 def train_states(

@@ -10,6 +10,7 @@ from typing import Literal
 import cv2
 import numpy as np
 
+from training.data.held_out import TEST_PORTRAITS
 from training.data.puppets.errors import AssetsMissing, PortraitUnusable
 from training.data.puppets.eyes import OUTLINES
 from training.data.puppets.paint import CHEEKS
@@ -27,8 +28,6 @@ _REJECTED = frozenset(
     "010 023 042 051 052 075 092 094 echomimic_v3-139 echomimic_v3-140 echomimic_v3-141 "
     "echomimic_v2-098 opentalking-office-woman".split()
 )
-# Ten people who never appear in training, chosen for variety of age, skin, hair and light.
-_TEST = frozenset("061 057 062 068 073 087 090 echomimic_v2-088 echomimic_v3-145 opentalking-companion".split())
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +56,7 @@ def list_portraits(assets: Path, split: Split | None = None, cache: Path | None 
     if not root.is_dir():
         raise AssetsMissing(f"{root} is missing; pass --assets with a folder that holds portraits/")
     usable = _usable(root, Path(assets), cache)
-    return tuple(path for path in usable if split is None or (path.stem in _TEST) == (split == "test"))
+    return tuple(path for path in usable if split is None or (path.stem in TEST_PORTRAITS) == (split == "test"))
 
 
 @lru_cache(maxsize=8)
