@@ -17,6 +17,7 @@ pytest.importorskip("moderngl", reason="the head generator needs moderngl")
 from training.data.heads import procedural
 from training.data.heads.base import base_head, rotation
 from training.data.heads.camera import portrait_camera
+from training.data.heads.glasses import Glasses, bake_glasses
 from training.data.heads.identity import sample_identity
 from training.data.heads.posing import (
     LANDMARK_VERTICES,
@@ -26,6 +27,7 @@ from training.data.heads.posing import (
     rest_of,
     row_strengths,
 )  # fmt: skip
+from training.data.heads.regions import beard_region, fold_map, place_map
 from training.data.heads.renderer import Quality, shared_context
 from training.data.heads.subdivide import catmull_clark
 from training.data.heads.subject import HeadSubject
@@ -116,6 +118,31 @@ def test_identities_differ_and_repeat() -> None:
     first, again, other = (sample_identity(np.random.default_rng(s)).vertices for s in (7, 7, 8))
     assert np.array_equal(first, again)
     assert np.abs(first - other).max() > 0.05
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_glasses_clear_the_eyes_and_the_nose(seed: int) -> None:
+    identity = sample_identity(np.random.default_rng(seed))
+    frame, lens = bake_glasses(identity, Glasses("oval", (20, 20, 20), 0.015, 1.0, 0.0))
+    eyes = np.concatenate([identity.vertices[e] for e in base_head().eyes])
+    assert lens.base[:, 2].min() > eyes[:, 2].max()
+    assert abs(lens.base[:, 0]).min() > 0.05  # no lens covers the bridge of the nose
+    assert frame.base[:, 2].max() < eyes[:, 2].max() + 0.5
+    assert (frame.normals_of(frame.base) ** 2).sum(1) == pytest.approx(1, abs=1e-3)
+
+
+def test_regions_lie_where_they_are_named() -> None:
+    mesh, side = base_head().mesh, 512
+
+    def texel(vertex: int) -> tuple[int, int]:
+        u, v = mesh.texcoords[mesh.face_texcoords[mesh.faces == vertex][0]]
+        return int((1 - v) * side), int(u * side)
+
+    chin, forehead, mouth_left = (LANDMARK_VERTICES[INDEX[n]] for n in ("chin", "forehead", "mouth_left"))
+    assert np.abs(place_map(side)[texel(chin)] - mesh.vertices[chin]).max() < 0.06
+    assert beard_region("goatee", side)[texel(chin)] > 0.5 > beard_region("moustache", side)[texel(chin)]
+    assert all(beard_region(style, side)[texel(forehead)] == 0 for style in ("full", "goatee", "moustache"))
+    assert fold_map(side)[..., 0].max() > 200 and fold_map(side)[texel(mouth_left)][0] == 0
 
 
 def test_asset_folder_names_what_it_lacks(tmp_path) -> None:

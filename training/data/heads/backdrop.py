@@ -27,7 +27,7 @@ class Light:
     def exposed_for(self, tone: tuple[float, float, float]) -> Light:
         """The same light as a photographer would expose it for a skin tone (sRGB in [0, 255])."""
         brightness = float(np.mean(np.square(np.array(tone) / 255)))
-        gain = np.float32(np.clip((0.30 / brightness) ** 0.45, 0.80, 1.3))
+        gain = np.float32(np.clip((0.30 / brightness) ** 0.45, 0.70, 1.3))
         return Light(
             self.key, self.fill, self.rim, self.key_colour * gain, self.fill_colour * gain, self.rim_colour * gain,
             self.sky * gain, self.ground * gain,
@@ -66,7 +66,7 @@ def _f32(values: object) -> Floats:
 
 def sample_background(rng: np.random.Generator, size: int) -> NDArray[np.uint8]:
     """A muted background picture, uint8 [size, size, 3], row 0 at the top."""
-    painter = (_gradient, _wall, _room, _room, _lights)[rng.integers(5)]
+    painter = (_gradient, _wall, _room, _room, _lights, _outdoors, _shelf)[rng.integers(7)]
     picture = painter(rng, 256)
     picture = cv2.resize(picture, (size, size), interpolation=cv2.INTER_CUBIC)
     grain = rng.normal(0, 0.004, (size, size, 1)).astype(np.float32)
@@ -126,6 +126,56 @@ def _room(rng: np.random.Generator, n: int) -> Floats:
     picture = cv2.GaussianBlur(picture, (0, 0), rng.uniform(5, 16))
     _, y = _grid(n)
     return np.clip(picture * (1.05 - 0.3 * y[..., None]), 0, 1)
+
+
+def _blurred(rng: np.random.Generator, n: int, sigma: float) -> Floats:
+    """Smooth noise of unit variance, [n, n]."""
+    noise = cv2.GaussianBlur(rng.standard_normal((n, n), np.float32), (0, 0), sigma)
+    return noise / (noise.std() + 1e-6)
+
+
+def _outdoors(rng: np.random.Generator, n: int) -> Floats:
+    """Sky above trees or houses above a lawn or a street, far out of focus, with light between the leaves."""
+    _, y = _grid(n)
+    sky, ground = np.float32([0.72, 0.82, 0.93]), _colour(rng, 0.30, 0.55, 0.25)
+    sky = sky * rng.uniform(0.75, 1.05) + np.float32([0.08, 0.0, -0.08]) * rng.uniform(0, 1)
+    far = (
+        _colour(rng, 0.25, 0.60, 0.20) if rng.random() < 0.4 else np.float32([0.22, 0.29, 0.17]) * rng.uniform(0.8, 1.6)
+    )
+    roof = rng.uniform(0.05, 0.45) + 0.05 * _blurred(rng, n, n / 14)[:1]
+    horizon = rng.uniform(0.55, 0.8)
+    leaves = 1 + 0.22 * _blurred(rng, n, n / 50) + 0.18 * _blurred(rng, n, n / 16)
+    picture = np.where((y < roof)[..., None], sky * (1.05 - 0.15 * y[..., None]), far * leaves[..., None])
+    picture = np.where((y > horizon)[..., None], ground * (1 + 0.06 * _blurred(rng, n, n / 30))[..., None], picture)
+    gaps = np.clip(_blurred(rng, n, n / 60) - 1.6, 0, 1) * (y < horizon) * (y > roof)
+    picture = picture.astype(np.float32) + gaps[..., None].astype(np.float32) * sky
+    return np.clip(cv2.GaussianBlur(picture, (0, 0), rng.uniform(3, 9)), 0, 1)
+
+
+def _shelf(rng: np.random.Generator, n: int) -> Floats:
+    """A wall of shelves with books of many heights, each shelf shaded by the one above, and a lamp."""
+    picture = np.empty((n, n, 3), np.float32)
+    wood = np.float32([0.52, 0.38, 0.26]) if rng.random() < 0.6 else np.float32([0.80, 0.79, 0.76])
+    picture[:] = wood * rng.uniform(0.5, 0.8)
+    step = int(rng.uniform(0.20, 0.32) * n)
+    for top in range(-int(rng.integers(step)), n, step):
+        x = int(rng.integers(-8, 4))
+        while x < n:
+            width, height = int(rng.uniform(0.015, 0.05) * n), int(step * rng.uniform(0.55, 0.88))
+            colour = tuple(float(c) for c in _colour(rng, 0.12, 0.75, 0.38))
+            if rng.random() < 0.85:
+                cv2.rectangle(picture, (x, top + step - height), (x + width, top + step), colour, -1)
+            x += width + 1
+        cv2.rectangle(picture, (0, top + step - 5), (n, top + step), tuple(float(c) for c in wood), -1)
+        shade = np.linspace(0.55, 1.0, step // 2, dtype=np.float32)[:, None, None]
+        low = max(top, 0)
+        rows = picture[low : max(top + step // 2, 0)]
+        rows *= shade[len(shade) - len(rows) :]
+    picture = cv2.GaussianBlur(picture, (0, 0), rng.uniform(2.5, 7))
+    x, y = _grid(n)
+    lamp = np.exp(-((x - rng.uniform(0, 1)) ** 2 + (y - rng.uniform(0, 0.6)) ** 2) / rng.uniform(0.08, 0.4))
+    warm = np.float32([1.0, 0.86, 0.66])
+    return np.clip(picture * (0.65 + 0.6 * lamp[..., None] * warm), 0, 1)
 
 
 def _lights(rng: np.random.Generator, n: int) -> Floats:

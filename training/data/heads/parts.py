@@ -82,9 +82,13 @@ def bake_worn(identity: Identity, name: str, shader: str, mesh: QuadMesh, fit: F
     morph = np.stack([weights @ row for row in morph_rows()]) if moving else None
     surface = weld(faces, mesh.corner_uv()[keep])
     base = base[used]
-    return Part(
-        name, shader, surface, base, weight, NormalField(faces, len(used)), morph, strand_tangents(surface, base)
-    )
+    normals_of = NormalField(faces, len(used), None if moving else _coincident(base))
+    return Part(name, shader, surface, base, weight, normals_of, morph, strand_tangents(surface, base))
+
+
+def _coincident(places: Floats) -> Ints:
+    """Number [N] that vertices at one place share: hair and clothes are doubled along their seams."""
+    return np.unique(np.round(places, 3), axis=0, return_inverse=True)[1].ravel().astype(np.int32)
 
 
 def strand_tangents(surface: Surface, base: Floats) -> Floats:

@@ -31,8 +31,8 @@ touches while the mouth is closed.
 """
 
 NEUTRAL_UNITS = {
-    "browInnerUp": 0.40, "browOuterUpLeft": 0.06, "browOuterUpRight": 0.06,
-    "mouthSmileLeft": 0.11, "mouthSmileRight": 0.11, "eyeWideLeft": 0.22, "eyeWideRight": 0.22,
+    "browInnerUp": 0.48, "browOuterUpLeft": 0.02, "browOuterUpRight": 0.02,
+    "mouthSmileLeft": 0.16, "mouthSmileRight": 0.16, "eyeWideLeft": 0.16, "eyeWideRight": 0.16,
 }  # fmt: skip
 """Added to every pose: without them the mesh's neutral face looks stern."""
 

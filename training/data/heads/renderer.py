@@ -17,6 +17,7 @@ from training.data.heads.camera import Camera, orthographic
 from training.data.heads.mesh import Floats
 from training.data.heads.paint import pore_tile
 from training.data.heads.parts import Part
+from training.data.heads.regions import fold_map
 
 UniformValue = float | Sequence[float] | Floats
 NO_FRINGE = (0.0, 0.0, 0.0, 0.0)
@@ -178,6 +179,9 @@ class Scene:
         self._background = context.texture(background.shape[1::-1], 3, np.ascontiguousarray(background[::-1]).tobytes())
         self._pores = context.texture((256, 256), 3, pore_tile().tobytes())
         self._pores.build_mipmaps()
+        folds = fold_map()
+        self._folds = context.texture(folds.shape[1::-1], 4, np.ascontiguousarray(folds[::-1]).tobytes())
+        self._folds.build_mipmaps()
         self._levels = self._make_levels(context)
         self._shadow_map: moderngl.Texture | None = None
         if quality.shadows:
@@ -243,9 +247,10 @@ class Scene:
         set_uniforms(target, {**shared, **gpu.piece.uniforms, **motion.uniforms.get(name, {})})
         gpu.texture.use(0)
         self._pores.use(1)
+        self._folds.use(3)
         if self._shadow_map is not None:
             self._shadow_map.use(2)
-        for sampler, unit in (("albedo", 0), ("detail", 1), ("shadow_map", 2)):
+        for sampler, unit in (("albedo", 0), ("detail", 1), ("shadow_map", 2), ("folds", 3)):
             if sampler in target:
                 target[sampler].value = unit
         return target
@@ -307,7 +312,7 @@ class Scene:
         for level in self._levels:
             level.color_attachments[0].release()
             level.release()
-        for thing in (self._screen_array, self._screen, self._background, self._pores):
+        for thing in (self._screen_array, self._screen, self._background, self._pores, self._folds):
             thing.release()
         if self._shadow_map is not None:
             self._shadow_target.release()

@@ -55,7 +55,7 @@ vec3 ambient(vec3 n) { return mix(ground, sky, n.y * 0.5 + 0.5) * seen.x; }
 """
 
 _SKIN = """
-uniform float oil; uniform float pore; uniform sampler2D detail;
+uniform float oil; uniform float pore; uniform sampler2D detail, folds; uniform vec4 fold;
 float soft(float d, float w) { return clamp((d + w) / ((1.0 + w) * (1.0 + w)), 0.0, 1.0); }
 vec3 scattered(vec3 sharp, vec3 smooth_n, vec3 l) {
   vec3 w = vec3(0.40, 0.18, 0.11);
@@ -70,6 +70,9 @@ void main() {
   vec3 along = normalize(px * uy.y - py * ux.y + 1e-9), across = normalize(py * ux.x - px * uy.x + 1e-9);
   bumpy = normalize(n + pore * ((d.r - 0.5) * along + (d.g - 0.5) * across));
 #endif
+  if (fold.x + fold.y + fold.z + fold.w > 0.05) {
+    float crease = min(dot(texture(folds, uv), fold), 1.0); a *= 1.0 - crease * vec3(0.30, 0.38, 0.40);
+  }
   float lit = key_visibility(); float mouth = step(0.74, uv.x) * step(uv.y, 0.155);
   vec3 edge = vec3(0.16, 0.04, 0.02) * lit * (1.0 - lit);
   vec3 c = a * (key_colour * (scattered(bumpy, n, key) * lit + edge * max(dot(n, key), 0.0) * 1.5)
@@ -79,6 +82,7 @@ void main() {
   c += (key_colour * lit * (gloss(bumpy, v, key, rough) * (0.8 + wet) + gloss(bumpy, v, key, 0.27) * 0.14 * oil)
     + fill_colour * gloss(bumpy, v, fill, rough) * seen.x 
     + rim_colour * gloss(bumpy, v, rim, 0.45) * seen.x) * (1.0 - mouth);
+  c *= mix(vec3(0.80, 0.70, 0.66), vec3(1.0), smoothstep(0.0, 0.75, seen.x));
   float grazing = 1.0 - max(dot(n, v), 0.0); c += sky * 0.06 * grazing * grazing * grazing * grazing * seen.x;
   c = mix(c, vec3(0.055, 0.012, 0.010) * (0.25 + dot(sky, vec3(0.33))), mouth);
   colour = vec4(film(c), 1.0);
@@ -86,14 +90,17 @@ void main() {
 """
 
 _HAIR = """
-uniform float alpha_min, alpha_gain, shine; uniform vec4 fringe;
+uniform float alpha_min, alpha_gain, shine; uniform vec4 fringe; uniform sampler2D detail;
 void main() {
   vec4 texel = texture(albedo, uv); float alpha = texel.a * alpha_gain;
   if (alpha < alpha_min) discard;
   if (fringe.w > 0.5 && unturned.z > fringe.y && abs(unturned.x) < fringe.z
-      && unturned.y < fringe.x + 0.035 * sin(uv.x * 210.0) + 0.035 * sin(uv.x * 67.0 + uv.y * 5.0)) discard;
+      && unturned.y < fringe.x + 0.17 * (texture(detail, vec2(unturned.x * 1.9, 0.3)).b - 0.5)
+        + 0.10 * abs(unturned.x)) discard;
   vec3 v = normalize(eye - place), n = normalize(normal); if (dot(n, v) < 0.0) n = -n;
-  vec3 t = normalize(tangent + 1e-6), a = texel.rgb * texel.rgb, c = vec3(0.0);
+  float strand = texture(detail, vec2(uv.x * 9.0, uv.y * 0.5)).b - 0.5;
+  vec3 t = normalize(tangent + 1e-6 + n * strand * 0.45), c = vec3(0.0);
+  vec3 a = texel.rgb * texel.rgb * (1.0 + 1.3 * strand) * mix(0.55, 1.0, seen.x);
   float lit = key_visibility();
   for (int i = 0; i < 3; i++) {
     vec3 l = i == 0 ? key : i == 1 ? fill : rim;
@@ -145,15 +152,15 @@ void main() {
   vec3 v = normalize(eye - place), n = normalize(normal), d = normalize(raw);
   float r = length(d.xy), angle = atan(d.y, d.x);
   float left = step(0.0, unturned.x); vec2 lid = mix(lids.zw, lids.xy, left);
-  float shade = smoothstep(-0.015, 0.075, lid.x - unturned.y) * smoothstep(-0.03, 0.045, unturned.y - lid.y);
+  float shade = smoothstep(-0.01, 0.10, lid.x - unturned.y) * smoothstep(-0.03, 0.045, unturned.y - lid.y);
   float side = smoothstep(0.98, 0.55, r); shade = mix(0.22, 1.0, shade) * mix(0.45, 1.0, side);
   float vein = noise(angle * 14.0 + 3.0 * noise(r * 20.0)) * smoothstep(iris_size, 0.95, r);
   float blood = redness * (0.25 * smoothstep(0.55, 1.0, r) + 0.35 * vein * vein);
-  vec3 a = mix(vec3(0.66, 0.645, 0.62), vec3(0.55, 0.24, 0.20), blood);
+  vec3 a = mix(vec3(0.55, 0.52, 0.49), vec3(0.50, 0.23, 0.19), blood);
   float k = r / iris_size;
   float fibres = 0.65 + 0.5 * noise(angle * 22.0 + 6.0) * noise(angle * 9.0 + k * 3.0) + 0.15 * noise(angle * 60.0);
   vec3 iris = mix(iris_inner, iris_colour, smoothstep(pupil_size, pupil_size + 0.38, k)) * fibres;
-  iris *= mix(1.0, 0.35, smoothstep(0.78, 1.0, k));
+  iris *= mix(1.0, 0.22, smoothstep(0.74, 1.0, k));
   iris *= 0.75 + 0.6 * clamp(0.5 - dot(d.xy, (transpose(gaze_turn) * key).xy) / iris_size * 0.6, 0.0, 1.0);
   iris = mix(vec3(0.004), iris, smoothstep(pupil_size - 0.05, pupil_size + 0.05, k));
   a = mix(iris, a, smoothstep(0.93, 1.07, k));
@@ -162,14 +169,41 @@ void main() {
     + mix(ground, sky, n.y * 0.5 + 0.5)) * shade;
   vec3 cornea = mix(n, turn * gaze_turn * normalize(vec3(d.xy * 1.75, d.z)), smoothstep(1.2, 0.95, k));
   vec3 mirrored = reflect(-v, cornea); float open_eye = 0.35 + 0.65 * shade;
-  c += open_eye * key_colour * lit * (0.75 * smoothstep(0.945, 0.975, dot(mirrored, key)) + 0.02);
+  c += open_eye * key_colour * lit * (1.1 * smoothstep(0.955, 0.975, dot(mirrored, key)) + 0.02);
   c += open_eye * fill_colour * 0.5 * smoothstep(0.95, 0.98, dot(mirrored, fill));
   c += shade * shade * sky * 0.035 * (1.0 + 2.0 * smoothstep(1.1, 0.8, k) * smoothstep(0.1, 0.5, n.y + 0.2));
   colour = vec4(film(c), 1.0);
 }
 """
 
-FRAGMENTS: dict[str, str] = {"skin": _SKIN, "hair": _HAIR, "cloth": _CLOTH, "mouth": _MOUTH, "eye": _EYE}
+_GLASS = """
+uniform float lens, tint;
+void main() {
+  vec3 v = normalize(eye - place), n = normalize(normal); if (dot(n, v) < 0.0) n = -n;
+  vec3 a = read(albedo, uv), mirrored = reflect(-v, n);
+  float edge = 1.0 - max(dot(n, v), 0.0), fresnel = 0.04 + 0.96 * edge * edge * edge * edge * edge;
+  float window = smoothstep(0.90, 0.97, dot(mirrored, key)), room = 0.5 + 0.5 * mirrored.y;
+  vec3 shine = key_colour * window + mix(ground, sky, room) * (0.5 + room);
+  if (lens > 0.5) {
+    float glare = clamp(fresnel * 1.6 + 0.30 * window, 0.0, 0.6), alpha = glare + tint * (1.0 - glare);
+    colour = vec4(film(shine) * glare / max(alpha, 1e-3), alpha);
+    return;
+  }
+  vec3 c = a * (key_colour * max(dot(n, key) * 0.8 + 0.2, 0.0) + fill_colour * max(dot(n, fill), 0.0)
+    + rim_colour * max(dot(n, rim), 0.0) + mix(ground, sky, n.y * 0.5 + 0.5));
+  c += key_colour * gloss(n, v, key, 0.25) + fill_colour * gloss(n, v, fill, 0.3) + shine * fresnel * 0.5;
+  colour = vec4(film(c), 1.0);
+}
+"""
+
+FRAGMENTS: dict[str, str] = {
+    "skin": _SKIN,
+    "hair": _HAIR,
+    "cloth": _CLOTH,
+    "mouth": _MOUTH,
+    "eye": _EYE,
+    "glass": _GLASS,
+}
 
 
 def fragment(material: str, shadows: bool, detail: bool) -> str:

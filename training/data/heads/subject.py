@@ -87,6 +87,7 @@ class HeadSubject:
         positions["eyes"] = self._turn_eyes(eyes)
         uniforms = {
             "eyes": {"lids": self._lid_heights(rows), "gaze_turn": eyes},
+            "body": {"fold": self._folds(rows)},
             **self._mouth_light(rows, positions["teeth"]),
         }
         return Motion(positions, head_turn(pose, self._rest), self._pivot, uniforms)
@@ -102,6 +103,20 @@ class HeadSubject:
             "teeth": {**shared, "openness": 0.62 * openness + 0.22, "wetness": 1.0},
             "tongue": {**shared, "openness": 0.40 * openness + 0.12, "wetness": 0.4},
         }
+
+    def _folds(self, rows: Floats) -> tuple[float, float, float, float]:
+        """Depth of the four kinds of folds of `regions.fold_map`; age leaves some of each at rest."""
+
+        def moved(*names: str) -> float:
+            return float(np.mean([rows[UNIT[n]] - self._rest.rows[UNIT[n]] for n in names]))
+
+        brows_up, brows_down = moved("browInnerUp", "browOuterUpLeft"), moved("browDownLeft", "browDownRight")
+        smile = moved("mouthSmileLeft", "mouthSmileRight")
+        squint = moved("eyeSquintLeft", "eyeSquintRight", "cheekSquintLeft", "cheekSquintRight")
+        sneer = moved("noseSneerLeft", "noseSneerRight")
+        strengths = (brows_up, brows_down, 0.5 * smile + 0.8 * squint, 0.9 * smile + 0.5 * sneer)
+        at_rest = 0.55 * self.identity.age
+        return tuple(float(np.clip(at_rest + s, 0, 1.2)) for s in strengths)
 
     def _turn_eyes(self, turn: Floats) -> Floats:
         base = self._eye_part.base

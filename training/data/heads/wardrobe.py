@@ -16,8 +16,10 @@ from numpy.typing import NDArray
 
 from engine.errors import FileMissingError
 from training.data.heads.base import base_head
+from training.data.heads.glasses import Glasses, sample_glasses
 from training.data.heads.identity import Identity
 from training.data.heads.mesh import Fit, Floats, QuadMesh, read_mhclo, read_obj
+from training.data.heads.regions import BEARD_STYLES
 
 Colour = tuple[float, float, float]
 
@@ -56,7 +58,7 @@ FRINGED_HAIR = frozenset({"bob01", "bob02", "braid01", "short03"})
 class Look:
     """Choices of one person. Colours are sRGB in [0, 255] unless the name says otherwise; hair `shaved` has no mesh.
 
-    The integer `pick` fields choose among whatever files exist.
+    beard: one of regions.BEARD_STYLES or None. The integer `pick` fields choose among whatever files exist.
     """
 
     tone: Colour
@@ -78,6 +80,9 @@ class Look:
     pick_teeth: int
     pick_cloth: int
     texture_seed: int
+    beard: str | None
+    beard_density: float
+    glasses: Glasses | None
 
 
 def sample_look(identity: Identity, rng: np.random.Generator) -> Look:
@@ -108,6 +113,9 @@ def sample_look(identity: Identity, rng: np.random.Generator) -> Look:
         pick_teeth=int(rng.integers(1 << 30)),
         pick_cloth=int(rng.integers(1 << 30)),
         texture_seed=int(rng.integers(1 << 30)),
+        beard=BEARD_STYLES[rng.integers(len(BEARD_STYLES))] if rng.random() < 0.42 * identity.male else None,
+        beard_density=float(rng.uniform(0.55, 0.95)),
+        glasses=sample_glasses(rng, identity.age),
     )
 
 
@@ -218,7 +226,7 @@ def _read_image(path: Path, channels: int) -> NDArray[np.uint8]:
     return cv2.cvtColor(image, code[image.shape[2], channels])
 
 
-def hair_texture(path: Path, colour: Colour, contrast: float = 0.45) -> NDArray[np.uint8]:
+def hair_texture(path: Path, colour: Colour, contrast: float = 0.6) -> NDArray[np.uint8]:
     """Recolour a strand texture: its own luminance, relative to its mean, shades the wanted colour. uint8 RGBA."""
     image = _read_image(path, 4).astype(np.float32)
     alpha = image[..., 3]
@@ -235,7 +243,7 @@ def cloth_texture(path: Path, look: Look) -> NDArray[np.uint8]:
     image = _read_image(path, 4)
     hsv = cv2.cvtColor(image[..., :3], cv2.COLOR_RGB2HSV).astype(np.float32)
     hsv[..., 0] = (hsv[..., 0] + look.cloth_hue_deg / 2) % 180
-    hsv[..., 1] *= 0.6
+    hsv[..., 1] *= 0.42
     hsv[..., 2] = np.clip(hsv[..., 2] * (0.55 + 0.45 * max(look.cloth_colour) / 225), 0, 235)
     rgb = cv2.cvtColor(hsv.astype(np.uint8), cv2.COLOR_HSV2RGB).astype(np.float32)
     occlusion = path.with_name(path.stem.replace("_diffuse", "_ao") + path.suffix)
