@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -21,10 +21,12 @@ from engine.model.codec import Decoded, PortraitCodec
 from engine.model.config import SIZES
 from engine.model.layers import resize
 from engine.portrait.landmarks import INDEX, LANDMARKS
-from training.data.loading import CodecPairs
 from training.data.truth import ARKIT_UNITS
 from training.grids import save_grid
 from training.run import Batch, Run, RunConfig
+
+if TYPE_CHECKING:
+    from training.data.loading import CodecPairs
 
 PROBE_OUTPUTS = len(ARKIT_UNITS) + 5 + 2 * len(LANDMARKS)
 """Units, head (3), gaze (2), landmarks."""
@@ -241,6 +243,7 @@ def train_codec(
 ) -> Path:
     """Train on shards, measure on held-out shards, write `model.safetensors`; returns its path."""
     from engine.model.avatar import load_model
+    from training.data.loading import CodecPairs
 
     pairs, test = CodecPairs(data, cache / "train"), CodecPairs(held_out, cache / "test")
     model = load_model(start)[0] if start else AvatarModel(SIZES[size], PROBE_OUTPUTS)

@@ -64,7 +64,7 @@ class CastIndex:
 
 @dataclass(frozen=True, slots=True)
 class Cast:
-    """folder: where cast.json lies. opened: where people.zip has been unpacked, outside of it, so that it stays small."""
+    """folder: where cast.json lies. opened: where people.zip has been unpacked, outside of the folder that travels."""
 
     folder: Path
     opened: Path
