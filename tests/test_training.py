@@ -17,6 +17,8 @@ from engine.audio.features import LOG_FLOOR  # noqa: E402
 from engine.model.audio import AudioEncoder  # noqa: E402
 from engine.model.config import TINY  # noqa: E402
 from engine.model.denoiser import Conditions, Denoiser  # noqa: E402
+from training.codec import endless  # noqa: E402
+from training.data.truth import ARKIT_UNITS  # noqa: E402
 from training.ema import Ema  # noqa: E402
 from training.generate import SamplingConfig, generate  # noqa: E402
 from training.latents import augment_mel  # noqa: E402
@@ -186,6 +188,65 @@ def test_consistency_loss_of_a_still_flow_is_zero() -> None:
     stage = ConsistencyDistillation(denoiser, Denoiser(TINY), AudioEncoder(TINY), legible(), 1.0)
     loss, _ = stage(toy_batch(4))
     assert float(loss) == pytest.approx(0.0, abs=1e-6)
+
+
+class CountedPairs:
+    """Data of 400 frames, 4 of them blinking; batches say nothing but which rows were asked for."""
+
+    def __init__(self) -> None:
+        self.units = np.zeros((400, len(ARKIT_UNITS)), np.float32)
+        self.units[[7, 80, 200, 311], ARKIT_UNITS.index("eyeBlinkLeft")] = 1.0
+        self.asked: list[np.ndarray] = []
+
+    def __len__(self) -> int:
+        return len(self.units)
+
+    def array(self, name: str) -> np.ndarray:
+        return {"units": self.units}[name]
+
+    def rows(self, rows: np.ndarray) -> dict[str, np.ndarray]:
+        self.asked.append(rows.copy())
+        raw = {"image": np.zeros((len(rows), 4, 4, 3), np.uint8), "flow": np.zeros((len(rows), 2, 2, 2), np.float32)}
+        raw["reference"] = raw["image"]
+        truth = [f"{of}{name}" for name in ("landmarks", "units", "head", "gaze") for of in ("", "reference_")]
+        for name in ("known", "mouth", *truth):
+            raw[name] = np.zeros((len(rows), 1), np.float32)
+        return raw
+
+
+def test_codec_sees_blinks_more_often_than_they_happen() -> None:
+    data = CountedPairs()
+    batches = endless(data, 16, 0)
+    for _ in range(20):
+        next(batches)
+    blinking = data.units[np.concatenate(data.asked), ARKIT_UNITS.index("eyeBlinkLeft")] > 0.4
+    assert 0.2 < blinking.mean() < 0.35
+
+
+def test_articulation_teaches_the_clip_where_the_teacher_knows_nothing() -> None:
+    """A teacher of zero velocity maps noise to itself; only the probed direction of the clip can be learned."""
+    torch.manual_seed(0)
+    cells = TINY.latent_channels * TINY.latent_grid**2
+    probe = nn.Linear(cells, 1)
+    nn.init.constant_(probe.weight, cells**-0.5)
+    read = LegibleError(probe, torch.ones(()))
+    ignored = LegibleError(nn.Linear(cells, 1), torch.zeros(()))
+    audio = AudioEncoder(TINY)
+    given = toy_conditions(Denoiser(TINY), audio)
+    wanted = 1.0 - given.state.float()
+
+    def learned(weight: float) -> float:
+        torch.manual_seed(0)
+        student = Denoiser(TINY)
+        how = ConsistencyConfig(grid=4, guidance=1.0, articulation=weight)
+        stage = ConsistencyDistillation(student, Denoiser(TINY), audio, ignored, 1.0, how, articulation=read)
+        fit(stage, student, 60, 3e-3)
+        reference = torch.zeros(len(wanted), TINY.latent_channels, 4, 4)
+        made = generate(student, given, reference, SamplingConfig("consistency", 1, guidance=1.0, block=4))
+        return float(torch.corrcoef(torch.stack((made.mean((2, 3, 4)).flatten(), wanted.flatten())))[0, 1])
+
+    assert abs(learned(0.0)) < 0.4
+    assert learned(1.0) > 0.8
 
 
 def test_unconditional_branch_hides_voices_and_state_only() -> None:

@@ -37,6 +37,12 @@ _MOUTH = [INDEX[n] for n in ("mouth_right", "mouth_left", "lip_upper_outer", "li
 _EYES = ([INDEX["eye_right_outer"], INDEX["eye_right_inner"]], [INDEX["eye_left_outer"], INDEX["eye_left_inner"]])
 
 
+_SPEECH = (
+    "jawOpen", "mouthClose", "mouthFunnel", "mouthPucker", "mouthLower", "mouthUpper", "mouthStretch", "mouthRoll",
+    "mouthPress", "tongueOut",
+)  # fmt: skip
+
+
 @dataclass(frozen=True, slots=True)
 class CodecWeights:
     """Loss weights; pixels count 1 everywhere, more around mouth and eyes."""
@@ -89,6 +95,12 @@ def probe_emphasis(mouth: float = 4.0) -> Tensor:
     units = [mouth if name.startswith(("jaw", "mouth", "eyeBlink")) else 1.0 for name in ARKIT_UNITS]
     points = [mouth if name.startswith(("lip", "mouth", "lid")) else 1.0 for name in LANDMARKS for _ in "xy"]
     return torch.tensor([*units, *[1.0] * 5, *points])
+
+
+def speech_emphasis() -> Tensor:
+    """1 for probe outputs that are units which speech moves, 0 for all else; [PROBE_OUTPUTS]."""
+    units = [float(name.startswith(_SPEECH)) for name in ARKIT_UNITS]
+    return torch.tensor(units + [0.0] * (PROBE_OUTPUTS - len(units)))
 
 
 class CodecStage(nn.Module):
@@ -181,10 +193,26 @@ def recolour(batch: Batch, rng: np.random.Generator) -> Batch:
     return batch | {k: (batch[k] * scale + shift).clamp_(-1, 1) for k in ("image", "reference")}
 
 
+_RARE_SHARE = 0.25
+"""Of a batch: frames that show what is over in a moment. A blink fills one frame in forty."""
+_RARE_FROM = {"eyeBlinkLeft": 0.4, "mouthPucker": 0.4, "mouthSmileLeft": 0.5, "jawOpen": 0.45}
+
+
+def rare_rows(units: np.ndarray) -> list[np.ndarray]:
+    """Rows of units [N, 52] in which each of the fleeting units is strong; empty ones are left out."""
+    found = (np.flatnonzero(units[:, ARKIT_UNITS.index(name)] > least) for name, least in _RARE_FROM.items())
+    return [rows for rows in found if len(rows)]
+
+
 def endless(data: CodecPairs, size: int, seed: int) -> Iterator[Batch]:
+    """Random pairs, a quarter of them with a fleeting unit, each kind alike."""
     rng = np.random.default_rng(seed)
+    rare = rare_rows(np.asarray(data.array("units")))
     while True:
-        yield recolour(codec_batch(data.batch(size, rng)), rng)
+        rows = rng.integers(len(data), size=size)
+        for place in range(round(size * _RARE_SHARE) if rare else 0):
+            rows[place] = rng.choice(rare[int(rng.integers(len(rare)))])
+        yield recolour(codec_batch(data.rows(rows)), rng)
 
 
 def psnr(a: Tensor, b: Tensor, weight: Tensor | None = None) -> float:

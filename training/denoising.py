@@ -17,14 +17,14 @@ from torch import Tensor, nn
 
 from engine.model.avatar import AvatarModel, load_model, save_model
 from engine.portrait.landmarks import INDEX
-from training.codec import LANDMARK_SCALE, correlation, probe_emphasis, to_tensor
+from training.codec import LANDMARK_SCALE, correlation, probe_emphasis, speech_emphasis, to_tensor
 from training.data.truth import ARKIT_UNITS
 from training.generate import STUDENT_SAMPLING, TEACHER_SAMPLING, SamplingConfig, generate
 from training.grids import save_grid
 from training.latents import LatentClips, SequenceBatches, encode_clips
 from training.objectives.blocks import LegibleError, conditions, encode_voices
 from training.objectives.consistency import ConsistencyConfig, ConsistencyDistillation
-from training.objectives.flow_matching import FlowMatching
+from training.objectives.flow_matching import FlowMatching, FlowMatchingConfig
 from training.run import Batch, Run, RunConfig, autocast
 
 SEQUENCE_FRAMES = 32
@@ -115,7 +115,9 @@ def latents_of(shards: list[Path], checkpoint: Path, cache: Path, split: str) ->
     return LatentClips.load(folder)
 
 
-def train_teacher(clips: LatentClips, held_out: LatentClips, config: RunConfig, start: Path) -> Path:
+def train_teacher(
+    clips: LatentClips, held_out: LatentClips, config: RunConfig, start: Path, how: FlowMatchingConfig | None = None
+) -> Path:
     """From a model with a trained codec (and, better, audio encoder); returns the path of the teacher."""
     model, _ = load_model(start)
     assert model.codec.probe is not None
@@ -123,7 +125,8 @@ def train_teacher(clips: LatentClips, held_out: LatentClips, config: RunConfig, 
         model.codec.latent_scale.fill_(clips.motion_scale())
     scale = float(model.codec.latent_scale)
     legible = LegibleError(model.codec.probe, model.codec.latent_scale, probe_emphasis())
-    stage = FlowMatching(model.denoiser, model.audio, legible, scale)
+    speech = LegibleError(model.codec.probe, model.codec.latent_scale, speech_emphasis())
+    stage = FlowMatching(model.denoiser, model.audio, legible, scale, how, articulation=speech)
     trained = nn.ModuleDict({"denoiser": model.denoiser, "audio": model.audio})
     run = Run(config, stage, trained)
     model.codec.to(run.device)
@@ -145,7 +148,8 @@ def train_consistency(
     teacher = copy.deepcopy(model.denoiser).eval()
     scale = float(model.codec.latent_scale)
     legible = LegibleError(model.codec.probe, model.codec.latent_scale, probe_emphasis())
-    stage = ConsistencyDistillation(model.denoiser, teacher, model.audio, legible, scale, how)
+    speech = LegibleError(model.codec.probe, model.codec.latent_scale, speech_emphasis())
+    stage = ConsistencyDistillation(model.denoiser, teacher, model.audio, legible, scale, how, articulation=speech)
     run = Run(config, stage, model.denoiser)
     model.codec.to(run.device)
     batches = iter(SequenceBatches(clips, SEQUENCE_FRAMES, config.batch, config.seed + run.rank))

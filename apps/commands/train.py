@@ -31,10 +31,12 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     stages = parser.add_subparsers(dest="stage", required=True, metavar="STAGE")
     _audio(_stage(stages, "audio", "audio encoder from voices alone", batch=2048, lr=1e-3, minutes=10))
     _with_data(_stage(stages, "codec", "portrait codec from rendered pairs", batch=32, lr=6e-4, minutes=40))
-    _with_data(_stage(stages, "teacher", "denoiser by flow matching", batch=32, lr=6e-4, minutes=40))
+    teacher = _with_data(_stage(stages, "teacher", "denoiser by flow matching", batch=32, lr=6e-4, minutes=40))
+    teacher.add_argument("--articulation", type=float, default=0.0, help="stress on the errors of speech units")
     distill = _with_data(_stage(stages, "distill", "few-step student", batch=32, lr=2e-4, minutes=20))
     distill.add_argument("--method", choices=("consistency",), default="consistency")
     distill.add_argument("--guidance", type=float, default=1.5, help="guidance scale baked into the student")
+    distill.add_argument("--articulation", type=float, default=0.0, help="weight of the recorded clip's speech units")
     _with_data(_stage(stages, "probe", "measuring instrument of `visavis evaluate`", batch=64, lr=1e-3, minutes=5))
     states = _with_data(_stage(stages, "states", "the instrument that names states", batch=512, lr=5e-3, minutes=5))
     states.add_argument("--probe", type=Path, required=True, help="the probe that it reads faces with")
@@ -154,13 +156,15 @@ def _run_codec(args: argparse.Namespace, config: object) -> None:
 def _run_denoiser(args: argparse.Namespace, config: object) -> None:
     from training.denoising import latents_of, train_consistency, train_teacher
     from training.objectives.consistency import ConsistencyConfig
+    from training.objectives.flow_matching import FlowMatchingConfig
 
     clips = latents_of(_shards(args.data), args.start, _cache(args), "train")
     held_out = latents_of(_shards(args.test), args.start, _cache(args), "test")
     if args.stage == "teacher":
-        train_teacher(clips, held_out, config, args.start)
+        train_teacher(clips, held_out, config, args.start, FlowMatchingConfig(articulation=args.articulation))
     else:
-        train_consistency(clips, held_out, config, args.start, ConsistencyConfig(guidance=args.guidance))
+        how = ConsistencyConfig(guidance=args.guidance, articulation=args.articulation)
+        train_consistency(clips, held_out, config, args.start, how)
 
 
 def _run_instrument(args: argparse.Namespace, config: object) -> None:

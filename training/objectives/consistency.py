@@ -3,7 +3,10 @@
 With flow matching the consistency function is f(x_t, t) = x_t - t v(x_t, t): the boundary f(x_0, 0) = x_0 holds by
 construction. One guided teacher step from t to the next grid time r gives x_r; the student's f(x_t, t) is pulled to
 the averaged student's f(x_r, r). Deviations from LCM: one guidance scale (no embedding of it), per-block times on
-block-causal sequences, deterministic multistep sampling with the same noise, a probe-space term as in the teacher.
+block-causal sequences, deterministic multistep sampling with the same noise, a probe-space term as in the teacher, and
+an articulation term: what the voice alone decides, the mouth's speech units, is also pulled to the recorded clip, since
+there a short student has nothing to choose and its teacher's errors need not be learned. Head, brows, lids and smile
+stay the teacher's to vary.
 """
 
 from __future__ import annotations
@@ -41,6 +44,8 @@ class ConsistencyConfig:
     huber: float = 1e-3
     context_noise: float = 0.15
     legible: float = 2.0
+    articulation: float = 0.0
+    """Weight of the speech units' squared distance to the clip itself."""
     edge: float = 2.0
     """How much more the first frame of a block counts, as in the teacher."""
 
@@ -57,12 +62,14 @@ class ConsistencyDistillation(nn.Module):
         latent_scale: float,
         config: ConsistencyConfig | None = None,
         drop: DropRates | None = None,
+        articulation: LegibleError | None = None,
     ) -> None:
+        """legible: all that the codec's probe reads; articulation: what speech moves, for the term of that name."""
         super().__init__()
         self.student = student
         self.teacher, self.audio = teacher.requires_grad_(False), audio.requires_grad_(False)
         self.target = copy.deepcopy(student).requires_grad_(False)
-        self.legible, self.latent_scale = legible, latent_scale
+        self.legible, self.articulation, self.latent_scale = legible, articulation, latent_scale
         self.config = config or ConsistencyConfig()
         # The student is never guided, so it never sees the unconditional branch.
         self.drop = drop or DropRates(everything=0.0)
@@ -94,7 +101,12 @@ class ConsistencyDistillation(nn.Module):
         huber = ((torch.sqrt(error.square() + c.huber**2) - c.huber).mean((2, 3, 4)) * weight).mean()
         legible = (self.legible(error) * weight).mean()
         loss = huber + c.legible * legible
-        return loss, {"huber": float(huber.detach()), "legible": float(legible.detach())}
+        logs = {"huber": float(huber.detach()), "legible": float(legible.detach())}
+        if self.articulation is not None and c.articulation:
+            articulation = (self.articulation(predicted - x0) * weight).mean()
+            loss = loss + c.articulation * articulation
+            logs["articulation"] = float(articulation.detach())
+        return loss, logs
 
     @torch.no_grad()
     def _follow(self) -> None:

@@ -34,6 +34,9 @@ class FlowMatchingConfig:
     """Largest share of noise in the context."""
     legible: float = 2.0
     """Weight of the probe-space error: about a third of the loss once the rest has settled."""
+    articulation: float = 0.0
+    """Weight of the clean estimate's error in the speech units, at all times alike: a voice says much of them even
+    where nothing but noise is seen of the picture. It stresses directions of the regression; its optimum stays."""
     edge: float = 2.0
     """How much more than any other the first frame of a block counts, where a jump shows as a seam."""
 
@@ -49,9 +52,12 @@ class FlowMatching(nn.Module):
         latent_scale: float,
         config: FlowMatchingConfig | None = None,
         drop: DropRates | None = None,
+        articulation: LegibleError | None = None,
     ) -> None:
+        """legible: all that the codec's probe reads; articulation: what speech moves, for the term of that name."""
         super().__init__()
-        self.denoiser, self.audio, self.legible = denoiser, audio, legible
+        self.denoiser, self.audio = denoiser, audio
+        self.legible, self.articulation = legible, articulation
         self.latent_scale = latent_scale
         self.config = config or FlowMatchingConfig()
         self.drop = drop or DropRates()
@@ -76,7 +82,12 @@ class FlowMatching(nn.Module):
         # The clean estimate errs by t times the velocity's error; near t = 1 it says little, so it counts less.
         legible = (self.legible(t5 * error) * (1 - t) * weight).mean()
         loss = flow + c.legible * legible
-        return loss, {"flow": float(flow.detach()), "legible": float(legible.detach())}
+        logs = {"flow": float(flow.detach()), "legible": float(legible.detach())}
+        if self.articulation is not None and c.articulation:
+            articulation = (self.articulation(t5 * error) * weight).mean()
+            loss = loss + c.articulation * articulation
+            logs["articulation"] = float(articulation.detach())
+        return loss, logs
 
 
 def noisy_context(x0: Tensor, most: float) -> Tensor:
