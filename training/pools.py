@@ -17,8 +17,10 @@ from torch import Tensor
 from engine.audio.features import LOG_FLOOR
 from engine.audio.windows import LOOK_AHEAD_FRAMES, MELS_PER_FRAME, WINDOW_MELS
 from engine.model.codec import PortraitCodec
+from training.codec import RARE_FROM, RARE_SHARE
 from training.data.clips import identity_grid
 from training.data.takes import Arrays, Layout
+from training.data.truth import UNIT
 from training.run import Batch, autocast
 
 _PICTURES = ("image", "reference")
@@ -76,15 +78,27 @@ class PairPool:
         self.frames = layout["image"][0][0]
         self._grid = torch.from_numpy(identity_grid()).to(device)
         self._random = torch.Generator(device).manual_seed(seed)
+        self._rare = torch.zeros((len(RARE_FROM), places * self.frames), device=device)
+        self._kinds: list[int] = []
 
     def add(self, take: Arrays) -> None:
+        """Keep a take, and remember which of its frames show a fleeting unit (training.codec.RARE_FROM)."""
+        first = self.store.added % self.store.places * self.frames
+        for kind, (name, least) in enumerate(RARE_FROM.items()):
+            strong = take["units"][:, UNIT[name]] > least
+            self._rare[kind, first : first + self.frames] = torch.from_numpy(strong.astype(np.float32))
+            if strong.any() and kind not in self._kinds:
+                self._kinds.append(kind)
         self.store.add(take)
 
     def draw(self, size: int, recolour: bool = True) -> Batch:
-        """`size` random frames with their references. See training.codec.codec_batch and recolour."""
-        store, random = self.store, self._random
-        take = torch.randint(store.filled, (size,), generator=random, device=store.device)
-        frame = torch.randint(self.frames, (size,), generator=random, device=store.device)
+        """`size` random frames with their references, RARE_SHARE of them with a fleeting unit, each kind alike."""
+        batch = self._batch(self._rows(size))
+        return self._recoloured(batch, size) if recolour else batch
+
+    def _batch(self, rows: Tensor) -> Batch:
+        store = self.store
+        take, frame = rows // self.frames, rows % self.frames
         batch: Batch = {}
         for name in store.names:
             picked = store[name][take] if name.startswith(("reference", "is_")) else store[name][take, frame]
@@ -95,7 +109,23 @@ class PairPool:
             batch[name] = batch[name].float() / 255
         for name in _PICTURES:
             batch[name] = _to_planes(batch[name])
-        return self._recoloured(batch, size) if recolour else batch
+        return batch
+
+    def first(self, size: int) -> Batch:
+        """The first `size` frames held, evenly over the takes, as they are: for measurements."""
+        rows = torch.linspace(0, self.store.filled * self.frames - 1, size, device=self.store.device).long()
+        return self._batch(rows)
+
+    def _rows(self, size: int) -> Tensor:
+        store, random = self.store, self._random
+        rows = torch.randint(store.filled * self.frames, (size,), generator=random, device=store.device)
+        each = round(size * RARE_SHARE) // max(1, len(self._kinds))
+        for place, kind in enumerate(self._kinds if each else ()):
+            weights = self._rare[kind, : store.filled * self.frames]
+            if store.added <= store.places or bool(weights.any()):
+                strong = torch.multinomial(weights, each, replacement=True, generator=random)
+                rows[place * each : (place + 1) * each] = strong
+        return rows
 
     def _recoloured(self, batch: Batch, size: int) -> Batch:
         """Exposure and white balance of both pictures of a pair, as training.codec.recolour."""
@@ -114,7 +144,7 @@ def _to_planes(images: Tensor) -> Tensor:
 
 
 class SequencePool:
-    """Sequences for the denoiser: latents instead of pictures, batches as training.latents.SequenceBatches makes them."""
+    """Sequences for the denoiser, pictures as latents: batches as training.latents.SequenceBatches makes them."""
 
     def __init__(
         self, layout: Layout, codec: PortraitCodec, places: int, device: torch.device, seed: int = 0, chunk: int = 256

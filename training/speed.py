@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
@@ -27,5 +28,8 @@ def compile_parts(parts: Iterable[nn.Module]) -> None:
 @contextmanager
 def uncompiled() -> Iterator[None]:
     """Run compiled modules as plain ones: measuring uses other shapes, and compiling anew would take longer."""
+    if "torch._dynamo" not in sys.modules:  # nothing has been compiled, and loading it takes seconds
+        yield
+        return
     with torch.compiler.set_stance("force_eager"):
         yield
