@@ -12,7 +12,7 @@ from engine.errors import ExtraMissingError, FileMissingError
 
 if TYPE_CHECKING:
     from training.data.bench import BenchReport
-    from training.data.cast import CastReport
+    from training.data.cast.bake import CastReport
     from training.data.inspect import Statistics
     from training.data.make import MakeReport
 
@@ -140,7 +140,7 @@ def run_cast(arguments: argparse.Namespace) -> int:
     if arguments.assets and not arguments.assets.is_dir():
         raise FileMissingError(f"the assets folder {arguments.assets} does not exist")
     try:
-        from training.data.cast import CastSettings, bake_cast
+        from training.data.cast.bake import CastSettings, bake_cast
         from training.data.cast.photos import PhotoSettings
     except ImportError as error:
         raise _needs_training(error) from error

@@ -20,7 +20,8 @@ from multiprocessing.sharedctypes import Synchronized
 from pathlib import Path
 
 from engine.errors import DataSettingsError, SubjectsFailedError
-from training.data.recipe import DEFAULT_MIX, VOICES, Failure, Kind, Recipe, Sources, make_shard, plan
+from training.data.people import VOICES, Kind, Sources
+from training.data.recipe import DEFAULT_MIX, Failure, Recipe, make_shard, plan
 
 SETTINGS_FILE = "settings.json"
 CACHE_FOLDER = "cache"

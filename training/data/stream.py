@@ -109,6 +109,11 @@ class Stream:
             worker.close()
         self._workers = []
 
+    @property
+    def worker_pids(self) -> list[int]:
+        """Process numbers of the workers there are now."""
+        return [worker.pid for worker in self._workers]
+
     def ready(self, timeout_s: float = 0.0, most: int = 1_000_000) -> Iterator[Arrays]:
         """Takes that are ready, at most so many; waits up to timeout_s for the first. Each is valid until the next.
 
@@ -196,6 +201,10 @@ class _Worker:
         other.close()
         for place in range(settings.places):
             self.pipe.send(place)
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid or 0
 
     @property
     def exit_code(self) -> int | None:

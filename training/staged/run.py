@@ -17,7 +17,7 @@ from engine.model.avatar import AvatarModel
 from engine.model.config import SIZES
 from training.codec import PROBE_OUTPUTS
 from training.data.cast import Cast
-from training.data.stream import StreamSettings
+from training.data.stream import OpenPeople, People, StreamSettings
 from training.run import RunConfig
 from training.speed import use_fast_kernels
 from training.staged.plan import STAGES, RunRecipe, Stage
@@ -37,6 +37,7 @@ class StageRun:
     meta: dict[str, Any]
     continued: bool
     say: Callable[[str], None]
+    people: OpenPeople
 
     @property
     def out(self) -> Path:
@@ -46,7 +47,7 @@ class StageRun:
         """The stream of this stage's takes."""
         plan = self.recipe.plan(self.stage)
         seed = self.recipe.seed + 1000 * STAGES.index(self.stage)
-        return StreamSettings(self.cast.folder, plan.take, self.recipe.workers, seed=seed)
+        return StreamSettings(self.cast.folder, plan.take, self.recipe.workers, seed=seed, people=self.people)
 
     def config(self) -> RunConfig:
         """The training loop's settings."""
@@ -67,12 +68,14 @@ def run_stage(
     work: Path | None = None,
     device: str = "auto",
     say: Callable[[str], None] = lambda text: None,
+    people: OpenPeople = People,
 ) -> dict[str, Any]:
     """Train one stage and leave its product in out/STAGE; returns its figures.
 
-    before: folder of an earlier run; its later weights are gone on from where out has none of its own, and this stage's
-    own weights, if either has them, are trained further with a fresh optimiser. work: folder for what only a stop in
-    the middle of the stage needs. Raises CastDamagedError, FileMissingError, WeightsDamagedError, StreamLostError.
+    before: folder of an earlier run, asked for stages that out lacks. Weights of this very stage, if either folder has
+    them, are trained further with a fresh optimiser. work: folder for what only a stop in the middle of the stage
+    needs. people: who is drawn, the cast's own by default.
+    Raises CastDamagedError, FileMissingError, WeightsDamagedError, StreamLostError.
     """
     if stage not in STAGES:
         raise ArgumentError(f"there is no stage {stage!r}: use {', '.join(STAGES)}")
@@ -85,7 +88,7 @@ def run_stage(
     if chosen.type == "cuda":
         use_fast_kernels()
     start, meta, continued = _start(recipe, stage, folders)
-    context = StageRun(recipe, stage, opened, folders, chosen, start, meta, continued, say)
+    context = StageRun(recipe, stage, opened, folders, chosen, start, meta, continued, say, people)
     train = {"codec": train_codec_stage, "teacher": train_teacher_stage, "student": train_student_stage}[stage]
     return train(context)
 

@@ -6,7 +6,6 @@ face finder, no voices, no `anny`. The looks themselves (meshes' motion, shaders
 today shows tomorrow's renderer.
 """
 
-from training.data.cast.bake import CastReport, CastSettings, bake_cast
 from training.data.cast.cast import Cast
 
-__all__ = ["Cast", "CastReport", "CastSettings", "bake_cast"]
+__all__ = ["Cast"]

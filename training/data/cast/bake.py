@@ -30,7 +30,7 @@ from training.data.cast.cast import (
 from training.data.cast.photos import PhotoSettings, bake_photo
 from training.data.cast.played import Played, pack
 from training.data.cast.sources import bake_base, bake_wardrobe
-from training.data.recipe import FACES, Sources, default_sources
+from training.data.people import FACES, Sources, default_sources
 from training.data.truth import Performance
 
 TEST_SHARE = 0.1

@@ -24,7 +24,7 @@ import numpy as np
 from engine.errors import CastDamagedError, FileMissingError
 from training.data.cast.archive import unpack_folder
 from training.data.cast.played import Played, unpack
-from training.data.recipe import FACES, SubjectPlan, open_person
+from training.data.people import SubjectPlan, open_person
 from training.data.truth import Subject
 
 VERSION = 1
@@ -142,6 +142,3 @@ def digest(path: Path) -> str:
     """sha256 of a file, in hex."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-__all__ = ["ANNY", "FACES", "FITS", "HEADS", "ICT", "PORTRAITS", "Cast", "CastIndex", "digest"]
