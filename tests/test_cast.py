@@ -13,6 +13,7 @@ import pytest
 from fake_people import some_played, write_cast
 from fake_subjects import fake_performance, no_portraits
 
+from apps.cli import main
 from engine.errors import BackendUnavailableError, CastDamagedError, DataSettingsError, FileMissingError
 from engine.portrait.crop import CropBox
 from training.data.cast import Cast
@@ -84,6 +85,12 @@ def test_an_archive_cannot_write_outside(tmp_path: Path) -> None:
     with pytest.raises(CastDamagedError, match="outside"):
         unpack_folder(tmp_path / "people.zip", tmp_path / "people")
     assert not (tmp_path / "outside.txt").exists()
+
+
+def test_the_commands_say_what_is_missing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["data", "bench", "--cast", str(tmp_path), "--json"]) == 3
+    assert json.loads(capsys.readouterr().out)["error"]["code"] == "file_missing"
+    assert main(["data", "cast", "-o", str(tmp_path / "x"), "--assets", str(tmp_path / "none")]) == 3
 
 
 def test_settings_are_checked(tmp_path: Path) -> None:

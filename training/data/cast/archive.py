@@ -7,7 +7,7 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
-from engine.errors import CastDamagedError
+from engine.errors import CastDamagedError, ExtraMissingError
 
 _PICTURES = (".jpg", ".png")
 _SAME_TIME = (1980, 1, 1, 0, 0, 0)
@@ -33,6 +33,8 @@ def unpack_folder(archive: Path, folder: Path) -> None:
                 if place.is_absolute() or ".." in place.parts:
                     raise CastDamagedError(f"{archive} holds {name!r}, which lies outside; get the cast again")
             file.extractall(folder)
+    except RuntimeError as error:  # what zipfile says when Python was built without a compressor
+        raise ExtraMissingError(f"{archive} needs Python's lzma module ({error}); use a Python that has it") from error
     except (zipfile.BadZipFile, OSError, EOFError, ValueError) as error:
         raise CastDamagedError(f"{archive} cannot be unpacked ({error}); get the cast again") from error
 
