@@ -263,15 +263,5 @@ def augment_windows(windows: Tensor, how: MelAugment, random: torch.Generator) -
     return torch.where(noisy, torch.logaddexp(shifted, floor), shifted)
 
 
-def filled_share(pool: PairPool | SequencePool) -> float:
-    """How much of a pool is filled, in [0, 1]."""
-    return pool.store.filled / pool.store.places
-
-
-def reuse(drawn: int, pool: PairPool | SequencePool) -> float:
-    """How often each frame that was ever added has been drawn, on average."""
-    return drawn / max(1, pool.store.added * pool.frames)
-
-
 def _torch_type(kind: type) -> torch.dtype:
     return torch.from_numpy(np.zeros(0, kind)).dtype

@@ -15,8 +15,7 @@ import multiprocessing
 import os
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
@@ -29,13 +28,13 @@ from numpy.typing import NDArray
 from engine.errors import AvatarError, DataSettingsError, StreamLostError
 from training.data.cast import Cast
 from training.data.cast.played import Played
+from training.data.processes import ONE_THREAD, environment
 from training.data.takes import Arrays, TakeSettings, draw_take, take_bytes, take_views
 from training.data.truth import Subject
 
 MAX_DEATHS = 5
 """Deaths and failed people in a row, without a take from any worker, after which the set-up must be wrong."""
 
-_ONE_THREAD = {"LP_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 _LEAVE_S = 5.0
 
 OpenPeople = Callable[[Path, str], "People"]
@@ -196,7 +195,7 @@ class _Worker:
         self._process: BaseProcess = context.Process(
             target=_work, args=(other, self._path, settings, index, generation), daemon=True, name=f"draw-{index}"
         )
-        with _environment(_ONE_THREAD):
+        with environment(ONE_THREAD):
             self._process.start()
         other.close()
         for place in range(settings.places):
@@ -278,15 +277,3 @@ def _free_bytes(folder: Path) -> int:
 
 def _map(path: Path, size: int, places: int) -> NDArray[np.uint8]:
     return np.memmap(path, np.uint8, "r+", shape=(places, size))
-
-
-@contextmanager
-def _environment(values: Mapping[str, str]) -> Iterator[None]:
-    """Variables for the process spawned inside; what the caller has set already stays."""
-    missing = {name: value for name, value in values.items() if name not in os.environ}
-    os.environ.update(missing)
-    try:
-        yield
-    finally:
-        for name in missing:
-            os.environ.pop(name, None)

@@ -33,14 +33,21 @@ def train_codec_stage(context: StageRun) -> dict[str, Any]:
     with Stream(settings) as stream:
         feed = Feed(stream, PairPool(layout, plan.places, device, recipe.seed), plan.fill)
         context.say("drawing people to test with")
-        tests = held_out(settings, PairPool(layout, plan.test_takes, device), plan.test_takes).first(_TEST_PAIRS)
+        tests = held_out(settings, PairPool(layout, plan.test_takes, device), plan.test_takes)
         if not context.continued:
             context.say("audio encoder")
             _train_audio(context, feed)
         feed.wait()
         waited_s = time.monotonic() - started_s
         context.say("codec")
-        return _train_codec(context, feed, tests, waited_s)
+        return _train_codec(context, feed, _mixed(tests.first(_TEST_PAIRS)), waited_s)
+
+
+def _mixed(batch: Batch) -> Batch:
+    """The same pairs in another order, so that the first dozen shows many people."""
+    size = len(batch["image"])
+    order = torch.randperm(size, generator=torch.Generator().manual_seed(0)).to(batch["image"].device)
+    return {name: value[order] for name, value in batch.items()}
 
 
 def _train_codec(context: StageRun, feed: Feed[PairPool], tests: Batch, before_s: float) -> dict[str, Any]:
