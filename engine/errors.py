@@ -40,7 +40,10 @@
     └── DataError
         ├── ShardDamagedError      shard_damaged
         ├── DataSettingsError      data_settings
-        └── SubjectsFailedError    subjects_failed
+        ├── SubjectsFailedError    subjects_failed
+        ├── CastDamagedError       cast_damaged
+        ├── StreamLostError        stream_lost
+        └── WeightsDamagedError    weights_damaged
 
 `code` is stable: programs may depend on it, the wording of messages may change. `retryable` says whether the same call
 may succeed later without anything being changed. `exit_code` is what the command line returns.
@@ -318,3 +321,21 @@ class SubjectsFailedError(DataError):
     """So many subjects in a row could not be drawn that the set-up must be wrong."""
 
     code = "subjects_failed"
+
+
+class CastDamagedError(DataError):
+    """A cast is cut short, altered, or of another version."""
+
+    code = "cast_damaged"
+
+
+class StreamLostError(DataError):
+    """The processes that draw for training keep dying, or draw nothing."""
+
+    code = "stream_lost"
+
+
+class WeightsDamagedError(DataError):
+    """Trained weights are cut short, altered, or lack a file."""
+
+    code = "weights_damaged"

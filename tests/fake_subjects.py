@@ -10,7 +10,7 @@ import numpy as np
 from engine.portrait.landmarks import INDEX, LANDMARKS
 from engine.types import FPS, SAMPLES_PER_FRAME
 from training.data.clips import identity_grid
-from training.data.recipe import Sources, SubjectPlan
+from training.data.people import Sources, SubjectPlan
 from training.data.truth import UNIT, Drawn, Floats, FramePose, Performance, Phone
 
 _CENTRE, _MOUTH = np.array([0.5, 0.52], np.float32), np.array([0.5, 0.66], np.float32)

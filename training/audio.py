@@ -22,7 +22,6 @@ from engine.audio.windows import MELS_PER_FRAME, frame_windows
 from engine.model.avatar import AvatarModel, load_model, save_model
 from engine.model.config import SIZES
 from training.codec import PROBE_OUTPUTS, correlation
-from training.data.performance import perform
 from training.data.truth import ARKIT_UNITS, Performance
 from training.latents import augment_mel
 from training.run import Batch, Run, RunConfig
@@ -44,6 +43,8 @@ class VoiceBank:
 
 def voice_clip(job: tuple[int, str, str]) -> tuple[NDArray[np.float16], NDArray[np.float16]]:
     """One performance's mel and mouth targets; a plain function of its arguments, for worker processes."""
+    from training.data.performance import perform
+
     seed, split, cache = job
     p: Performance = perform(seed, seconds=_CLIP_SECONDS, split=split, cache=Path(cache) if cache else None)
     targets = np.concatenate((p.units[:, MOUTH_UNITS], p.tongue[:, None]), 1)

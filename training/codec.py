@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -21,10 +21,12 @@ from engine.model.codec import Decoded, PortraitCodec
 from engine.model.config import SIZES
 from engine.model.layers import resize
 from engine.portrait.landmarks import INDEX, LANDMARKS
-from training.data.loading import CodecPairs
 from training.data.truth import ARKIT_UNITS
 from training.grids import save_grid
 from training.run import Batch, Run, RunConfig
+
+if TYPE_CHECKING:
+    from training.data.loading import CodecPairs
 
 PROBE_OUTPUTS = len(ARKIT_UNITS) + 5 + 2 * len(LANDMARKS)
 """Units, head (3), gaze (2), landmarks."""
@@ -200,14 +202,14 @@ def recolour(batch: Batch, rng: np.random.Generator) -> Batch:
     return batch | {k: (batch[k] * scale + shift).clamp_(-1, 1) for k in ("image", "reference")}
 
 
-_RARE_SHARE = 0.25
+RARE_SHARE = 0.25
 """Of a batch: frames that show what is over in a moment. A blink fills one frame in forty."""
-_RARE_FROM = {"eyeBlinkLeft": 0.4, "mouthPucker": 0.4, "mouthSmileLeft": 0.5, "jawOpen": 0.45}
+RARE_FROM = {"eyeBlinkLeft": 0.4, "mouthPucker": 0.4, "mouthSmileLeft": 0.5, "jawOpen": 0.45}
 
 
 def rare_rows(units: np.ndarray) -> list[np.ndarray]:
     """Rows of units [N, 52] in which each of the fleeting units is strong; empty ones are left out."""
-    found = (np.flatnonzero(units[:, ARKIT_UNITS.index(name)] > least) for name, least in _RARE_FROM.items())
+    found = (np.flatnonzero(units[:, ARKIT_UNITS.index(name)] > least) for name, least in RARE_FROM.items())
     return [rows for rows in found if len(rows)]
 
 
@@ -217,7 +219,7 @@ def endless(data: CodecPairs, size: int, seed: int) -> Iterator[Batch]:
     rare = rare_rows(np.asarray(data.array("units")))
     while True:
         rows = rng.integers(len(data), size=size)
-        for place in range(round(size * _RARE_SHARE) if rare else 0):
+        for place in range(round(size * RARE_SHARE) if rare else 0):
             rows[place] = rng.choice(rare[int(rng.integers(len(rare)))])
         yield recolour(codec_batch(data.rows(rows)), rng)
 
@@ -278,6 +280,7 @@ def train_codec(
 ) -> Path:
     """Train on shards, measure on held-out shards, write `model.safetensors`; returns its path."""
     from engine.model.avatar import load_model
+    from training.data.loading import CodecPairs
 
     pairs, test = CodecPairs(data, cache / "train"), CodecPairs(held_out, cache / "test")
     model = load_model(start)[0] if start else AvatarModel(SIZES[size], PROBE_OUTPUTS)
@@ -288,7 +291,7 @@ def train_codec(
     def on_sample(step: int) -> None:
         measured = measure_codec(model.codec, fixed)
         run.log({f"test_{k}": v for k, v in measured.items()})
-        _sample_grid(model.codec, fixed, config.out / f"samples-{step:06d}.png", run.device)
+        sample_grid(model.codec, fixed, config.out / f"samples-{step:06d}.png", run.device)
 
     path = config.out / "model.safetensors"
 
@@ -300,7 +303,9 @@ def train_codec(
     return path
 
 
-def _sample_grid(codec: PortraitCodec, batch: Batch, path: Path, device: torch.device) -> None:
+@torch.no_grad()
+def sample_grid(codec: PortraitCodec, batch: Batch, path: Path, device: torch.device) -> None:
+    """Twelve pairs as a PNG; rows: reference, frame, decoded, warped, mask."""
     part = {k: v[:12].to(device) for k, v in batch.items()}
     references = codec.encode_reference(part["reference"])
     decoded = codec.decode(codec.encode(part["image"], part["reference"]), references, part["reference"])

@@ -18,7 +18,6 @@ from torch import Tensor, nn
 from engine.model.avatar import AvatarModel, load_model, save_model
 from engine.portrait.landmarks import INDEX
 from training.codec import LANDMARK_SCALE, correlation, probe_emphasis, speech_emphasis, to_tensor
-from training.data.loading import ClipSequences
 from training.data.truth import ARKIT_UNITS
 from training.generate import STUDENT_SAMPLING, TEACHER_SAMPLING, SamplingConfig, generate
 from training.grids import save_grid
@@ -102,6 +101,8 @@ def _callbacks(
 
 def latents_of(shards: list[Path], checkpoint: Path, cache: Path, split: str) -> LatentClips:
     """Latents of all clips under the codec of a checkpoint; kept in the cache, keyed by that codec's weights."""
+    from training.data.loading import ClipSequences
+
     model, _ = load_model(checkpoint)
     digest = hashlib.sha256()
     for name, tensor in sorted(model.codec.encoder.state_dict().items()):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -14,8 +15,10 @@ from engine.audio.features import LOG_FLOOR, log_mel
 from engine.audio.windows import MELS_PER_FRAME, WINDOW_MELS, frame_windows
 from engine.model.codec import PortraitCodec
 from training.codec import to_tensor
-from training.data.loading import ClipSequences
 from training.run import Batch, autocast
+
+if TYPE_CHECKING:
+    from training.data.loading import ClipSequences
 
 Array = NDArray[np.generic]
 

@@ -18,10 +18,10 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor, nn
 
 from training.ema import Ema
+from training.progress import progress_bar
 
 Batch = dict[str, Tensor]
 
@@ -122,14 +122,14 @@ class Run:
             called = nn.parallel.DistributedDataParallel(self.stage, find_unused_parameters=True)
         self.stage.train()
         last_save, begun = self.elapsed_s, time.monotonic() - self.elapsed_s
-        with self._bar() as bar:
-            task = bar.add_task(self.config.out.name, total=1.0, loss="")
+        waited = _Waiting()
+        with progress_bar(self.config.out.name, shown=self.rank == 0) as show:
             while self.progress < 1.0:
-                logs = self._step(called, next(batches))
+                logs = self._step(called, waited.next(batches))
                 self.elapsed_s = time.monotonic() - begun
-                bar.update(task, completed=self.progress, loss=f"step {self.step} loss {logs['loss']:.4f}")
+                show(self.progress, f"step {self.step} loss {logs['loss']:.4f}")
                 if self.step % self.config.log_every == 0:
-                    self.log(logs)
+                    self.log(logs | {"data_wait": waited.share()})
                 if on_sample and self.rank == 0 and self.step % self.config.sample_every == 0:
                     self._averaged(on_sample)
                 if self.elapsed_s - last_save > 60 * self.config.save_every_minutes:
@@ -206,9 +206,25 @@ class Run:
         self.optimizer.load_state_dict({"state": state, "param_groups": self.optimizer.state_dict()["param_groups"]})
         self.step, self.elapsed_s = int(meta["step"]), float(meta["elapsed_s"])
 
-    def _bar(self) -> Progress:
-        columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[loss]}"))
-        return Progress(*columns, TimeRemainingColumn(), disable=self.rank != 0, refresh_per_second=1)
+
+class _Waiting:
+    """How much of the time goes into getting batches."""
+
+    def __init__(self) -> None:
+        self._waited_s, self._since_s = 0.0, time.monotonic()
+
+    def next(self, batches: Iterator[Batch]) -> Batch:
+        asked_s = time.monotonic()
+        batch = next(batches)
+        self._waited_s += time.monotonic() - asked_s
+        return batch
+
+    def share(self) -> float:
+        """Share of the time since the last call, in [0, 1]."""
+        now_s = time.monotonic()
+        share = self._waited_s / max(now_s - self._since_s, 1e-9)
+        self._waited_s, self._since_s = 0.0, now_s
+        return share
 
 
 def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:

@@ -1,4 +1,4 @@
-"""`visavis data make`, `data voices` and `data inspect`: make training clips, prepare speech for them, look at them."""
+"""`visavis data`: make training clips and look at them, make a cast and measure how fast it is drawn."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 from engine.errors import ExtraMissingError, FileMissingError
 
 if TYPE_CHECKING:
+    from training.data.bench import BenchReport
+    from training.data.cast.bake import CastReport
     from training.data.inspect import Statistics
     from training.data.make import MakeReport
     from training.data.videos import VideosReport
@@ -19,15 +21,19 @@ _MAKE_EXAMPLE = "example: visavis data make -o clips --clips 1200 --seconds 4 --
 _VIDEOS_EXAMPLE = "         visavis data make --from-videos films -o clips --models models --workers 2"
 _VOICES_EXAMPLE = "example: visavis data voices --cache cache --minutes 20 --assets ../assets --workers 2"
 _INSPECT_EXAMPLE = "example: visavis data inspect clips -o look"
+_CAST_EXAMPLE = "example: visavis data cast -o cast --assets ../assets --people 80 --voices-minutes 24"
+_BENCH_EXAMPLE = "example: visavis data bench --cast cast --seconds 20 --workers 1 2 --json"
 
 
 def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add `data` and its commands."""
-    data = subparsers.add_parser("data", help="make training clips, look at them")
-    commands = data.add_subparsers(dest="data_command", required=True, metavar="make|voices|inspect")
+    data = subparsers.add_parser("data", help="make training clips, look at them; make a cast")
+    commands = data.add_subparsers(dest="data_command", required=True, metavar="make|voices|inspect|cast|bench")
     _register_make(commands)
     _register_voices(commands)
     _register_inspect(commands)
+    _register_cast(commands)
+    _register_bench(commands)
 
 
 def _register_make(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -84,6 +90,35 @@ def _register_inspect(commands: argparse._SubParsersAction[argparse.ArgumentPars
     inspect.add_argument("--films", type=int, default=2, help="clips to write as MP4 (default %(default)s)")
     inspect.add_argument("--json", action="store_true", help="figures as one JSON document")
     inspect.set_defaults(handler=run_inspect)
+
+
+def _register_cast(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    cast = commands.add_parser("cast", help="people and performances in one small folder", epilog=_CAST_EXAMPLE)
+    add = cast.add_argument
+    add("-o", "--out", type=Path, required=True, help="folder for the cast; one that is there is replaced")
+    add("--assets", type=Path, help="folder with portraits, skins and hair; without it plain heads only")
+    add("--cache", type=Path, help="folder with fitted photographs and prepared voices")
+    add("--people", type=int, default=80, help="photographs, at most; heads have no end (default %(default)s)")
+    add("--voices-minutes", type=float, default=24.0, help="minutes of performances (default %(default)s)")
+    add("--texture", type=int, default=512, help="pixels across a face's crop, at most (default %(default)s)")
+    add("--heads", type=float, default=0.3, help="share of heads among the people drawn, 0 to 1 (default %(default)s)")
+    add("--seed", type=int, default=0)
+    add("--workers", type=int, default=1, help="processes that speak (default %(default)s)")
+    add("--json", action="store_true", help="report as one JSON document")
+    cast.set_defaults(handler=run_cast)
+
+
+def _register_bench(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    bench = commands.add_parser("bench", help="how fast a cast is drawn here", epilog=_BENCH_EXAMPLE)
+    add = bench.add_argument
+    add("--cast", type=Path, required=True, help="folder of a cast (visavis data cast)")
+    add("--seconds", type=float, default=20.0, help="for each setting (default %(default)s)")
+    add("--workers", type=int, nargs="+", default=[1, 2], help="processes to try (default 1 2)")
+    add("--sizes", type=int, nargs="+", default=[128, 256], help="sides of pictures to try (default 128 256)")
+    kinds = ("pairs", "sequences")
+    add("--kinds", choices=kinds, nargs="+", default=list(kinds), help="with dense truth, or frames in a row")
+    add("--json", action="store_true", help="report as one JSON document")
+    bench.set_defaults(handler=run_bench)
 
 
 def run_make(arguments: argparse.Namespace) -> int:
@@ -172,6 +207,58 @@ def run_inspect(arguments: argparse.Namespace) -> int:
     else:
         _print_table(figures)
     return 0
+
+
+def run_cast(arguments: argparse.Namespace) -> int:
+    """Make the cast. Raises AvatarError."""
+    if arguments.assets and not arguments.assets.is_dir():
+        raise FileMissingError(f"the assets folder {arguments.assets} does not exist")
+    try:
+        from training.data.cast.bake import CastSettings, bake_cast
+        from training.data.cast.photos import PhotoSettings
+    except ImportError as error:
+        raise _needs_training(error) from error
+    settings = CastSettings(
+        people=arguments.people, voices_minutes=arguments.voices_minutes, head_share=arguments.heads,
+        seed=arguments.seed, photos=PhotoSettings(texture_px=arguments.texture),
+    )  # fmt: skip
+    report = bake_cast(
+        arguments.out, settings, arguments.assets, arguments.cache, arguments.workers,
+        say=lambda text: print(text, file=sys.stderr),
+    )  # fmt: skip
+    sys.stdout.write(json.dumps(report.as_json()) + "\n" if arguments.json else _cast_text(report))
+    return 0
+
+
+def run_bench(arguments: argparse.Namespace) -> int:
+    """Draw and report. Raises AvatarError."""
+    try:
+        from training.data.bench import bench
+    except ImportError as error:
+        raise _needs_training(error) from error
+    report = bench(arguments.cast, arguments.seconds, arguments.workers, arguments.sizes, arguments.kinds)
+    sys.stdout.write(json.dumps(report.as_json()) + "\n" if arguments.json else _bench_text(report))
+    return 0
+
+
+def _cast_text(report: CastReport) -> str:
+    megabytes = (report.people_bytes + report.performance_bytes) / 1e6
+    skipped = f"no face in: {', '.join(report.skipped)}\n" if report.skipped else ""
+    return (
+        f"{report.photos['train']} photographs and {report.minutes['train']:.0f} minutes to train with, "
+        f"{report.photos['test']} and {report.minutes['test']:.0f} to test with; {megabytes:.1f} MB in {report.out}\n"
+        f"{skipped}next: visavis data bench --cast {report.out}\n"
+    )
+
+
+def _bench_text(report: BenchReport) -> str:
+    lines = [f"{report.renderer} ({'graphics card' if report.gpu else 'processor'})"]
+    for row in report.rows:
+        lines.append(
+            f"{row.kind:9s} {row.size:4d} px, {row.workers} workers: {row.fps:7.1f} fps, "
+            f"{row.cpu_ms_per_frame:.1f} ms of processor time a frame, first take after {row.first_take_s:.1f} s"
+        )
+    return "\n".join(lines) + "\n"
 
 
 def _needs_training(error: ImportError) -> ExtraMissingError:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from pathlib import Path
 
@@ -28,6 +29,10 @@ A run that was stopped continues when the same command is given again.
 """
 
 
+_RECIPE_EXAMPLE = """example: visavis train recipe h200 --stage codec --cast cast --out runs/h200
+then the same with --stage teacher and --stage student, then: visavis train assemble runs/h200 --out runs/base"""
+
+
 def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add `train` and its stages."""
     parser = subparsers.add_parser(
@@ -50,6 +55,8 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     sync.add_argument("--data", type=Path, required=True, help="folder of held-out shards; it learns from half of them")
     _with_data(_stage(stages, "aligner", "face points of a rough crop, for portraits", batch=64, lr=1e-3, minutes=5))
     _all(stages)
+    _recipe(stages)
+    _assemble(stages)
     personalize.register(stages)
     parser.set_defaults(handler=run)
 
@@ -68,6 +75,33 @@ def _all(stages: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     add("--batch", type=int, default=24, help="batch per process (default %(default)s)")
     add("--seed", type=int, default=0)
     add("--device", default="auto", help="auto, cpu, cuda")
+
+
+def _recipe(stages: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = stages.add_parser("recipe", help="one stage of a published run (training/recipes)", epilog=_RECIPE_EXAMPLE)
+    add = parser.add_argument
+    add("name", help="which run, such as h200")
+    add("--stage", dest="part", required=True, choices=("codec", "teacher", "student"))
+    add("--cast", type=Path, required=True, help="folder of a cast (visavis data cast)")
+    add("--out", type=Path, required=True, help="folder of the run; each stage leaves a folder of small files in it")
+    add("--resume", type=Path, help="folder of an earlier run: stages that --out lacks are taken from there")
+    add("--work", type=Path, help="folder that lets a stopped stage go on (default: among the temporary files)")
+    add("--minutes", type=float, help="training time of the stage, instead of the recipe's")
+    add("--batch", type=int, help="batch, instead of the recipe's")
+    add("--workers", type=int, help="processes that draw, instead of the recipe's")
+    add("--size", choices=("tiny", "nano", "base"), help="model size, instead of the recipe's")
+    add("--device", default="auto", help="auto, cpu, cuda")
+    add("--no-compile", action="store_true", help="leave torch.compile out")
+    add(
+        "--rehearse", action="store_true", help="every step with a tiny model and few steps, on a processor in a minute"
+    )
+    add("--json", action="store_true", help="figures as one JSON document")
+
+
+def _assemble(stages: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = stages.add_parser("assemble", help="one checkpoint from the small files of a run, for visavis export")
+    parser.add_argument("folder", type=Path, help="the run's folder (visavis train recipe --out)")
+    parser.add_argument("--out", type=Path, required=True, help="folder for model.safetensors")
 
 
 def _stage(
@@ -110,10 +144,9 @@ def run(args: argparse.Namespace) -> int:
     except ImportError as error:
         raise ExtraMissingError(f"{error}; training needs more: pip install 'visavis[train]'") from error
 
-    if args.stage == "all":
-        return _run_all(args)
-    if args.stage == "personalize":
-        return personalize.run(args)
+    direct = {"all": _run_all, "recipe": _run_recipe, "assemble": _run_assemble, "personalize": personalize.run}
+    if args.stage in direct:
+        return direct[args.stage](args)
     config = RunConfig(
         out=args.out, steps=args.steps, minutes=args.minutes, batch=args.batch, lr=args.lr, seed=args.seed,
         device=args.device, threads=args.threads, sample_every=args.sample_every,
@@ -134,6 +167,39 @@ def _run_all(args: argparse.Namespace) -> int:
     config = PipelineConfig(**{name: getattr(args, name) for name in names})
     student = train_all(config, lambda stage: print(f"stage: {stage}", file=sys.stderr))
     print(f"student: {student}\nnext: visavis export onnx {student} -o assets/models/{config.size}")
+    return 0
+
+
+def _run_recipe(args: argparse.Namespace) -> int:
+    from dataclasses import replace
+
+    from training.staged.plan import load_recipe, rehearsal
+    from training.staged.run import run_stage
+
+    recipe = load_recipe(args.name)
+    if args.rehearse:
+        recipe = rehearsal(recipe)
+    changes = {name: value for name in ("minutes", "batch") if (value := getattr(args, name)) is not None}
+    whole = {name: value for name in ("workers", "size") if (value := getattr(args, name)) is not None}
+    compiled = recipe.compile and not args.no_compile
+    recipe = replace(recipe, compile=compiled, **whole, **{args.part: replace(recipe.plan(args.part), **changes)})
+    figures = run_stage(
+        recipe, args.part, args.cast, args.out, args.resume, args.work, args.device,
+        lambda text: print(text, file=sys.stderr),
+    )  # fmt: skip
+    if args.json:
+        print(json.dumps(figures))
+        return 0
+    shown = {k: v for k, v in figures.items() if isinstance(v, int | float | str)} | figures["test"]
+    print("\n".join(f"{name}: {value}" for name, value in shown.items()))
+    return 0
+
+
+def _run_assemble(args: argparse.Namespace) -> int:
+    from training.staged.product import assemble
+
+    path = assemble(args.folder, args.out)
+    print(f"{path}\nnext: visavis export onnx {path} -o assets/models/base")
     return 0
 
 

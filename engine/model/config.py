@@ -86,7 +86,7 @@ BASE = ModelConfig(
     reference_widths=(32, 64),
     audio_width=256,
     width=384,
-    depth=8,
+    depth=6,
     heads=6,
 )
 TINY = ModelConfig(

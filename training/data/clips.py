@@ -89,8 +89,11 @@ def identity_grid(side: int = TRUTH_GRID) -> Floats:
     return np.stack([x, y], -1)
 
 
-def posed_reference(performance: Performance, rng: np.random.Generator) -> FramePose:
-    """A pose a user's photo may have: mild smile, mouth a little open, small turn, brows and gaze of its own."""
+def posed_reference(head: Floats, rng: np.random.Generator) -> FramePose:
+    """A pose a user's photo may have: mild smile, mouth a little open, small turn, brows and gaze of its own.
+
+    head [F, 3]: the turns of the performance, one of which it resembles.
+    """
     units = np.zeros(len(ARKIT_UNITS), np.float32)
     smile, opening, brow = rng.uniform(0.0, 0.5), rng.beta(1.0, 3.0) * 0.35, rng.uniform(-0.3, 0.4)
     for side in ("Left", "Right"):
@@ -100,7 +103,7 @@ def posed_reference(performance: Performance, rng: np.random.Generator) -> Frame
         units[UNIT[f"browOuterUp{side}"]] = max(brow, 0.0) * 0.6
     units[UNIT["browInnerUp"]] = max(brow, 0.0)
     units[UNIT["jawOpen"]] = opening
-    turn = performance.head[rng.integers(len(performance))] * rng.uniform(0.5, 1.0)
+    turn = head[rng.integers(len(head))] * rng.uniform(0.5, 1.0)
     head = turn + rng.normal(0.0, (3.0, 2.0, 1.5))
     limits = np.array([14.0, 9.0, 7.0])
     gaze = np.clip(rng.normal(0.0, (5.0, 3.0)), -10.0, 10.0)
@@ -121,7 +124,7 @@ def render_clip(
     """
     _check(performance)
     rest = rng.random() < REST_REFERENCE_SHARE
-    pose = None if rest else posed_reference(performance, rng)
+    pose = None if rest else posed_reference(performance.head, rng)
     first = int(rng.integers(min(truth_stride, len(performance))))
     reference = subject.set_reference(pose)
     map_frames = np.arange(first, len(performance), truth_stride, dtype=np.int32)

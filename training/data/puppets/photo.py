@@ -124,6 +124,11 @@ def _soften_outside(
     return np.clip(texture * (1 - weight) + blurred * weight + 0.5, 0, 255).astype(np.uint8)
 
 
+def keep_analysis(path: Path, face: PhotoFace, cache: Path) -> None:
+    """Put what is known about a picture where `analyse_photo` looks for it, so that nothing need find its face."""
+    _save(Path(cache) / f"{_digest(path)}.npz", face)
+
+
 def _digest(path: Path) -> str:
     try:
         content = Path(path).read_bytes()

@@ -1,0 +1,1 @@
+"""Published runs, one file each; README.md says how to run them."""
