@@ -107,6 +107,7 @@ class PairPool:
         batch["flow"] = flow.permute(0, 3, 1, 2)
         for name in ("known", "mouth"):
             batch[name] = batch[name].float() / 255
+        batch["has_flow"] = batch["known"].flatten(1).any(1).float()
         for name in _PICTURES:
             batch[name] = _to_planes(batch[name])
         return batch
