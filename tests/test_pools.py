@@ -35,6 +35,7 @@ def test_pairs_are_those_of_the_codec_batch() -> None:
     batch = pool.first(6)
     raw = {name: np.repeat(a[None], 6, 0) if name.startswith("reference") else a for name, a in take.items()}
     raw["flow"] = take["displacement"].astype(np.float32) + identity_grid()
+    raw["has_flow"] = take["known"].any((1, 2))
     expected = codec_batch(raw)
     for name, value in expected.items():
         torch.testing.assert_close(batch[name].float(), value.float(), msg=name)
