@@ -199,15 +199,39 @@ def test_flow_explains_what_is_known(puppet, mirrored_reference: FramePose | Non
     assert (error.mean(-1) * known).sum() / known.sum() < 0.15 * unmoved.mean()
 
 
-def test_open_mouth_and_turned_eyes_must_be_painted(puppet) -> None:  # noqa: ANN001
+def test_open_mouth_must_be_painted(puppet) -> None:  # noqa: ANN001
     puppet.set_reference(None)
-    drawn = puppet.draw(_pose(jawOpen=0.4, gaze=(15, 0)), truth=True)
+    drawn = puppet.draw(_pose(jawOpen=0.4), truth=True)
     lips = drawn.landmarks[[INDEX["lip_upper_inner"], INDEX["lip_lower_inner"]]]
     x, y = (lips.mean(0) * 64).astype(int)
     assert drawn.mouth[y, x] == 1 and drawn.known[y, x] == 0
     assert lips[1, 1] - lips[0, 1] > 0.03
-    x, y = (drawn.landmarks[[INDEX["lid_left_upper"], INDEX["lid_left_lower"]]].mean(0) * 64).astype(int)
-    assert drawn.known[y, x] < 0.5
+
+
+@pytest.mark.parametrize("before", [(0, 0), (-9, 2)])
+def test_turned_eyes_are_pulled_from_the_reference(puppet, before: tuple[float, float]) -> None:  # noqa: ANN001
+    reference = puppet.set_reference(_pose(gaze=before))
+    drawn = puppet.draw(_pose(gaze=(13, 0)), truth=True)
+    pulled = _warp(reference.image, drawn.flow)
+    for side in ("left", "right"):
+        middle = drawn.landmarks[[INDEX[f"lid_{side}_upper"], INDEX[f"lid_{side}_lower"]]].mean(0)
+        x, y = (middle * 64).astype(int)
+        assert drawn.known[y, x - 1 : x + 2].max() > 0.9
+        assert drawn.flow[y, x, 0] < reference.flow[y, x, 0] - 0.005  # the iris came from the left
+        x, y = (middle * 128).astype(int)
+        box = np.s_[y - 1 : y + 2, x - 5 : x + 6]
+        error, unmoved = (
+            np.abs(p[box].astype(np.float32) - drawn.image[box]).mean() for p in (pulled, reference.image)
+        )
+        assert error < 0.6 * unmoved
+
+
+def test_eyes_that_the_reference_has_shut_must_be_painted(puppet) -> None:  # noqa: ANN001
+    puppet.set_reference(_pose(eyeBlink=1.0))
+    drawn = puppet.draw(_pose(gaze=(6, 0)), truth=True)
+    for side in ("left", "right"):
+        x, y = (drawn.landmarks[[INDEX[f"lid_{side}_upper"], INDEX[f"lid_{side}_lower"]]].mean(0) * 64).astype(int)
+        assert drawn.known[y, x - 1 : x + 2].max() < 0.3
 
 
 def test_blink_closes_and_landmarks_turn_with_the_head(puppet) -> None:  # noqa: ANN001
