@@ -22,6 +22,7 @@ GRID, FACE, MOUTH, EYE = range(4)
 TRUTH_PX = 2 * TRUTH_GRID
 DEPTH_PX = 256
 _GAZING_DEG = 4.0
+_SLIT_SHADE = 0.75
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,8 +174,11 @@ class PuppetRenderer:
     def _draw_eyes(self, program: moderngl.Program, view: View, truth: bool) -> None:
         program["kind"].value = EYE
         program["spin"].value = tuple(view.spin.T.ravel())
-        for eye, mesh in zip(self._rig.eyes, self._eyes, strict=True):
+        before = self._before or view
+        for side, (eye, mesh) in enumerate(zip(self._rig.eyes, self._eyes, strict=True)):
             program["hub"].value = tuple(eye.centre)
+            _set(program, "eye_light", _eye_light(view, side))
+            _set(program, "eye_light_before", _eye_light(before, side))
             mesh.draw(truth)
         program["hub"].value = (0.0, 0.0, 0.0)
         program["spin"].value = _IDENTITY
@@ -186,6 +190,11 @@ _IDENTITY = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0)
 def _gazing(view: View) -> float:
     """How far the eyes show what the lids hid, in [0, 1]."""
     return min(view.gaze_deg / _GAZING_DEG, 1.0)
+
+
+def _eye_light(view: View, side: int) -> float:
+    """Light on the right (0) or left (1) eyeball: lids that nearly meet shade, with their lashes, the slit between."""
+    return 1.0 - _SLIT_SHADE * view.shut[2 + side]
 
 
 def _set(program: moderngl.Program, name: str, value: object) -> None:
