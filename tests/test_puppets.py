@@ -18,6 +18,7 @@ from training.data.puppets.errors import AssetsMissing, PortraitUnusable
 from training.data.puppets.eyes import OUTLINES, pull_inside
 from training.data.puppets.face_model import N_UNITS, FaceModel, Rim, load_face_model
 from training.data.puppets.fit import FaceFit, fit_face, scaled_rotation
+from training.data.puppets.glasses import expression_share
 from training.data.puppets.lids import membrane, shut_eyes
 from training.data.puppets.mesh import Projection, rim_rings, thin_plate, vertex_normals
 from training.data.puppets.motion import rotation
@@ -234,6 +235,16 @@ def test_eyes_that_the_reference_has_shut_must_be_painted(puppet) -> None:  # no
         assert drawn.known[y, x - 1 : x + 2].max() < 0.3
 
 
+def test_lids_shade_the_slit_they_leave(puppet) -> None:  # noqa: ANN001
+    puppet.set_reference(None)
+    shut, nearly = (puppet.draw(_pose(eyeBlink=x)) for x in (1.0, 0.8))
+    for side in ("left", "right"):
+        middle = nearly.landmarks[[INDEX[f"lid_{side}_upper"], INDEX[f"lid_{side}_lower"]]].mean(0)
+        x, y = (middle * 128).astype(int)
+        box = np.s_[y - 1 : y + 2, x - 5 : x + 6]
+        assert nearly.image[box].mean() < 0.9 * shut.image[box].mean()
+
+
 def test_blink_closes_and_landmarks_turn_with_the_head(puppet) -> None:  # noqa: ANN001
     rest = puppet.draw(FramePose.rest()).landmarks
     shut = puppet.draw(_pose(eyeBlink=1.0)).landmarks
@@ -313,6 +324,17 @@ def test_a_smiling_mouth_is_shut_without_its_teeth() -> None:
     assert (parted[upper, 1] > 0.4).all() and (parted[lower, 1] < -0.4).all()  # texture: lip, not teeth
     assert np.abs(met[upper, 1]).max() < 0.04 and np.abs(met[lower, 1]).max() < 0.04  # shape: shut
     assert (met[above, 1] > met[upper, 1] + 0.1).all()  # the skin above goes along without folding
+
+
+def test_glasses_stay_while_lids_and_cheeks_move() -> None:
+    points = np.full((478, 2), 0.5, np.float32)
+    points[468], points[473] = (0.6, 0.4), (0.4, 0.4)  # a head that is upright, either iris first
+    rims = np.array([[0.4, 0.36], [0.4, 0.48], [0.5, 0.4], [0.6, 0.48], [0.3, 0.4]], np.float32)
+    np.testing.assert_array_equal(expression_share(rims, points, (0.2, 0.4)), 0)
+    free = np.array([[0.4, 0.4], [0.62, 0.41], [0.5, 0.65], [0.5, 0.2]], np.float32)
+    np.testing.assert_array_equal(expression_share(free, points, (0.2, 0.4)), 1)
+    brow = expression_share(np.array([[0.4, 0.31]], np.float32), points, (0.2, 0.4))
+    assert 0.05 < brow[0] < 0.6
 
 
 def test_screening_takes_smiles_but_no_shouts() -> None:

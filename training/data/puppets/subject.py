@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from engine.portrait.landmarks import LANDMARKS
 from training.data.puppets.face_model import N_UNITS, TONGUE_UP, load_face_model
+from training.data.puppets.glasses import FRAMES
 from training.data.puppets.lids import shut_eyes
 from training.data.puppets.motion import Motion, eye_image, rotation
 from training.data.puppets.paint import head_mask, mouth_paint
@@ -65,7 +66,7 @@ class PuppetSubject:
         photo = _analysed(Path(image_path), Path(assets), cache)
         photo = reframe(photo, self._variant.crop_scale, self._variant.crop_shift)
         shift = np.array(self._variant.identity, np.float32) if self._variant.identity else None
-        self._rig = build_rig(model, photo, shift)
+        self._rig = build_rig(model, photo, shift, FRAMES.get(Path(image_path).stem))
         self._motion = Motion(self._rig)
         self._renderer = self._make_renderer(read_photo(Path(image_path)), photo)
         self.set_reference(None)
