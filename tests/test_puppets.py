@@ -18,6 +18,7 @@ from training.data.puppets.errors import AssetsMissing, PortraitUnusable
 from training.data.puppets.eyes import OUTLINES, pull_inside
 from training.data.puppets.face_model import N_UNITS, FaceModel, Rim, load_face_model
 from training.data.puppets.fit import FaceFit, fit_face, scaled_rotation
+from training.data.puppets.glasses import expression_share
 from training.data.puppets.lids import membrane, shut_eyes
 from training.data.puppets.mesh import Projection, rim_rings, thin_plate, vertex_normals
 from training.data.puppets.motion import rotation
@@ -199,15 +200,49 @@ def test_flow_explains_what_is_known(puppet, mirrored_reference: FramePose | Non
     assert (error.mean(-1) * known).sum() / known.sum() < 0.15 * unmoved.mean()
 
 
-def test_open_mouth_and_turned_eyes_must_be_painted(puppet) -> None:  # noqa: ANN001
+def test_open_mouth_must_be_painted(puppet) -> None:  # noqa: ANN001
     puppet.set_reference(None)
-    drawn = puppet.draw(_pose(jawOpen=0.4, gaze=(15, 0)), truth=True)
+    drawn = puppet.draw(_pose(jawOpen=0.4), truth=True)
     lips = drawn.landmarks[[INDEX["lip_upper_inner"], INDEX["lip_lower_inner"]]]
     x, y = (lips.mean(0) * 64).astype(int)
     assert drawn.mouth[y, x] == 1 and drawn.known[y, x] == 0
     assert lips[1, 1] - lips[0, 1] > 0.03
-    x, y = (drawn.landmarks[[INDEX["lid_left_upper"], INDEX["lid_left_lower"]]].mean(0) * 64).astype(int)
-    assert drawn.known[y, x] < 0.5
+
+
+@pytest.mark.parametrize("before", [(0, 0), (-9, 2)])
+def test_turned_eyes_are_pulled_from_the_reference(puppet, before: tuple[float, float]) -> None:  # noqa: ANN001
+    reference = puppet.set_reference(_pose(gaze=before))
+    drawn = puppet.draw(_pose(gaze=(13, 0)), truth=True)
+    pulled = _warp(reference.image, drawn.flow)
+    for side in ("left", "right"):
+        middle = drawn.landmarks[[INDEX[f"lid_{side}_upper"], INDEX[f"lid_{side}_lower"]]].mean(0)
+        x, y = (middle * 64).astype(int)
+        assert drawn.known[y, x - 1 : x + 2].max() > 0.9
+        assert drawn.flow[y, x, 0] < reference.flow[y, x, 0] - 0.005  # the iris came from the left
+        x, y = (middle * 128).astype(int)
+        box = np.s_[y - 1 : y + 2, x - 5 : x + 6]
+        error, unmoved = (
+            np.abs(p[box].astype(np.float32) - drawn.image[box]).mean() for p in (pulled, reference.image)
+        )
+        assert error < 0.6 * unmoved
+
+
+def test_eyes_that_the_reference_has_shut_must_be_painted(puppet) -> None:  # noqa: ANN001
+    puppet.set_reference(_pose(eyeBlink=1.0))
+    drawn = puppet.draw(_pose(gaze=(6, 0)), truth=True)
+    for side in ("left", "right"):
+        x, y = (drawn.landmarks[[INDEX[f"lid_{side}_upper"], INDEX[f"lid_{side}_lower"]]].mean(0) * 64).astype(int)
+        assert drawn.known[y, x - 1 : x + 2].max() < 0.3
+
+
+def test_lids_shade_the_slit_they_leave(puppet) -> None:  # noqa: ANN001
+    puppet.set_reference(None)
+    shut, nearly = (puppet.draw(_pose(eyeBlink=x)) for x in (1.0, 0.8))
+    for side in ("left", "right"):
+        middle = nearly.landmarks[[INDEX[f"lid_{side}_upper"], INDEX[f"lid_{side}_lower"]]].mean(0)
+        x, y = (middle * 128).astype(int)
+        box = np.s_[y - 1 : y + 2, x - 5 : x + 6]
+        assert nearly.image[box].mean() < 0.9 * shut.image[box].mean()
 
 
 def test_blink_closes_and_landmarks_turn_with_the_head(puppet) -> None:  # noqa: ANN001
@@ -289,6 +324,17 @@ def test_a_smiling_mouth_is_shut_without_its_teeth() -> None:
     assert (parted[upper, 1] > 0.4).all() and (parted[lower, 1] < -0.4).all()  # texture: lip, not teeth
     assert np.abs(met[upper, 1]).max() < 0.04 and np.abs(met[lower, 1]).max() < 0.04  # shape: shut
     assert (met[above, 1] > met[upper, 1] + 0.1).all()  # the skin above goes along without folding
+
+
+def test_glasses_stay_while_lids_and_cheeks_move() -> None:
+    points = np.full((478, 2), 0.5, np.float32)
+    points[468], points[473] = (0.6, 0.4), (0.4, 0.4)  # a head that is upright, either iris first
+    rims = np.array([[0.4, 0.36], [0.4, 0.48], [0.5, 0.4], [0.6, 0.48], [0.3, 0.4]], np.float32)
+    np.testing.assert_array_equal(expression_share(rims, points, (0.2, 0.4)), 0)
+    free = np.array([[0.4, 0.4], [0.62, 0.41], [0.5, 0.65], [0.5, 0.2]], np.float32)
+    np.testing.assert_array_equal(expression_share(free, points, (0.2, 0.4)), 1)
+    brow = expression_share(np.array([[0.4, 0.31]], np.float32), points, (0.2, 0.4))
+    assert 0.05 < brow[0] < 0.6
 
 
 def test_screening_takes_smiles_but_no_shouts() -> None:

@@ -21,6 +21,8 @@ Floats = NDArray[np.float32]
 GRID, FACE, MOUTH, EYE = range(4)
 TRUTH_PX = 2 * TRUTH_GRID
 DEPTH_PX = 256
+_GAZING_DEG = 4.0
+_SLIT_SHADE = 0.75
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +76,7 @@ class PuppetRenderer:
         self, rig: PuppetRig, texture: NDArray[np.uint8], shut: NDArray[np.uint8], pad: float, paint: Paint, px: int
     ) -> None:
         self._rig, self._paint, self._pad = rig, paint, pad
-        self._shut_before = (0.0, 0.0, 0.0, 0.0)
+        self._before: View | None = None
         self._photo, self._shut = (picture_texture(picture) for picture in (texture, shut))
         self._meshes = _layers(rig)
         self._eyes = [LayerMesh(eye.offsets, _fixed(eye.uv, alternative=eye.uv_alt), eye.triangles) for eye in rig.eyes]
@@ -93,10 +95,9 @@ class PuppetRenderer:
         self._draw(self._colour, view, truth=False)
         return read_target(self._colour, "f1")
 
-    def truth(self, view: View, eye_known: float) -> Floats:
+    def truth(self, view: View) -> Floats:
         """[TRUTH_PX, TRUTH_PX, 4]: x, y in the reference, known, kind of the layer."""
         program = programs()[True]
-        program["eye_known"].value = eye_known
         program["texel"].value = 1.0 / TRUTH_PX
         program["store_depth"].value = 0
         self._seen.color_attachments[0].use(1)
@@ -109,7 +110,7 @@ class PuppetRenderer:
             self._meshes[kind].remember(was)
         for mesh, was in zip(self._eyes, eyes, strict=True):
             mesh.remember(was)
-        self._shut_before = view.shut
+        self._before = view
         programs()[True]["store_depth"].value = 1
         self._draw(self._seen, view, truth=True)
 
@@ -141,7 +142,7 @@ class PuppetRenderer:
     def _set_view(self, program: moderngl.Program, view: View) -> None:
         self._photo.use(0)
         self._shut.use(2)
-        projection, paint = self._rig.view, self._paint
+        projection, paint, before = self._rig.view, self._paint, self._before or view
         values: dict[str, object] = {
             "photo": 0,
             "shut_photo": 2,
@@ -153,8 +154,9 @@ class PuppetRenderer:
             "lip_depth": view.lip_depth,
             "upper_lip": view.upper_lip,
             "shut": view.shut,
-            "shut_before": self._shut_before,
-            "gazing": min(view.gaze_deg / 4.0, 1.0),
+            "shut_before": before.shut,
+            "gazing": _gazing(view),
+            "gazing_before": _gazing(before),
             "light": tuple(paint.light),
             "relight": tuple(paint.relight),
         }
@@ -172,14 +174,27 @@ class PuppetRenderer:
     def _draw_eyes(self, program: moderngl.Program, view: View, truth: bool) -> None:
         program["kind"].value = EYE
         program["spin"].value = tuple(view.spin.T.ravel())
-        for eye, mesh in zip(self._rig.eyes, self._eyes, strict=True):
+        before = self._before or view
+        for side, (eye, mesh) in enumerate(zip(self._rig.eyes, self._eyes, strict=True)):
             program["hub"].value = tuple(eye.centre)
+            _set(program, "eye_light", _eye_light(view, side))
+            _set(program, "eye_light_before", _eye_light(before, side))
             mesh.draw(truth)
         program["hub"].value = (0.0, 0.0, 0.0)
         program["spin"].value = _IDENTITY
 
 
 _IDENTITY = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0)
+
+
+def _gazing(view: View) -> float:
+    """How far the eyes show what the lids hid, in [0, 1]."""
+    return min(view.gaze_deg / _GAZING_DEG, 1.0)
+
+
+def _eye_light(view: View, side: int) -> float:
+    """Light on the right (0) or left (1) eyeball: lids that nearly meet shade, with their lashes, the slit between."""
+    return 1.0 - _SLIT_SHADE * view.shut[2 + side]
 
 
 def _set(program: moderngl.Program, name: str, value: object) -> None:

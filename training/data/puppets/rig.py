@@ -16,6 +16,7 @@ from training.data.puppets.contact import close_lids, meet_lips, part_lips, seam
 from training.data.puppets.eyes import Eye, build_eyes
 from training.data.puppets.face_model import FaceModel
 from training.data.puppets.fit import FaceFit
+from training.data.puppets.glasses import expression_share
 from training.data.puppets.mesh import Projection, squared_distances, thin_plate, vertex_normals
 from training.data.puppets.photo import PAD, PhotoFace
 
@@ -74,8 +75,17 @@ class PuppetRig:
     grid_hold: Floats
 
 
-def build_rig(model: FaceModel, photo: PhotoFace, identity_shift: Floats | None = None) -> PuppetRig:
-    """Rig of a fitted photograph. identity_shift [K] in standard deviations changes the shape, not the texture."""
+def build_rig(
+    model: FaceModel,
+    photo: PhotoFace,
+    identity_shift: Floats | None = None,
+    frames: tuple[float, float] | None = None,
+) -> PuppetRig:
+    """Rig of a fitted photograph.
+
+    identity_shift [K] in standard deviations changes the shape, not the texture. frames: where glasses are (see
+    glasses.FRAMES), None for a face without.
+    """
     fit, n_face = photo.fit, _face_count(model)
     room = (1 - fit.units)[:, None, None]
     basis = ((model.units * room) @ fit.rotation.T).astype(np.float32)
@@ -86,6 +96,10 @@ def build_rig(model: FaceModel, photo: PhotoFace, identity_shift: Floats | None 
     uv = view.image(rest[:n_face])
     rest = meet_lips(model, rest, photo.points, view)
     rest[n_face:] += seam_shift(model, fitted, rest)
+    if frames is not None:
+        share = expression_share(uv, photo.points, frames)[:, None]
+        basis[:, :n_face] *= share
+        normal_basis *= share
     close_lids(model, rest, basis)
     normals = vertex_normals(rest, model.triangles["face"])[:n_face]
     alpha = _edge_alpha(photo.points, uv, normals)

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from engine.portrait.landmarks import LANDMARKS
 from training.data.puppets.face_model import N_UNITS, TONGUE_UP, load_face_model
+from training.data.puppets.glasses import FRAMES
 from training.data.puppets.lids import shut_eyes
 from training.data.puppets.motion import Motion, eye_image, rotation
 from training.data.puppets.paint import head_mask, mouth_paint
@@ -65,25 +66,22 @@ class PuppetSubject:
         photo = _analysed(Path(image_path), Path(assets), cache)
         photo = reframe(photo, self._variant.crop_scale, self._variant.crop_shift)
         shift = np.array(self._variant.identity, np.float32) if self._variant.identity else None
-        self._rig = build_rig(model, photo, shift)
+        self._rig = build_rig(model, photo, shift, FRAMES.get(Path(image_path).stem))
         self._motion = Motion(self._rig)
         self._renderer = self._make_renderer(read_photo(Path(image_path)), photo)
-        self._reference = FramePose.rest()
         self.set_reference(None)
 
     def set_reference(self, pose: FramePose | None) -> Drawn:
         """Fix the frame that later flows point into; None is the photograph."""
-        self._reference = self._turned(FramePose.rest() if pose is None else pose)
-        view = self._move(self._reference)
+        view = self._move(self._turned(FramePose.rest() if pose is None else pose))
         places = self._motion.images(self._rig, view)
         eyes = tuple(eye_image(self._rig, k, view) for k in range(2))
         self._renderer.remember(view, places, eyes)
-        return self._drawn(self._reference, view, truth=True)
+        return self._drawn(view, truth=True)
 
     def draw(self, pose: FramePose, truth: bool = False) -> Drawn:
         """Draw one frame in the canonical crop of the photograph."""
-        own = self._turned(pose)
-        return self._drawn(own, self._move(own), truth)
+        return self._drawn(self._move(self._turned(pose)), truth)
 
     def close(self) -> None:
         """Free the GL objects."""
@@ -124,7 +122,7 @@ class PuppetSubject:
         shut = _shut_shares(pose.units)
         return View(turn, spin, float(lips[:-1, 2].mean()), float(lips[-1, 1]), float(np.hypot(*pose.gaze)), shut)
 
-    def _drawn(self, pose: FramePose, view: View, truth: bool) -> Drawn:
+    def _drawn(self, view: View, truth: bool) -> Drawn:
         image = self._renderer.colour(view)
         if len(image) != self._size:
             image = cv2.resize(image, (self._size, self._size), interpolation=cv2.INTER_AREA)
@@ -134,16 +132,11 @@ class PuppetSubject:
             points = (points * (-1, 1) + (1, 0)).astype(np.float32)[_MIRRORED_POINTS]
         if not truth:
             return Drawn(image, points)
-        flow, known, mouth = truth_maps(self._renderer.truth(view, self._eye_known(pose)))
+        flow, known, mouth = truth_maps(self._renderer.truth(view))
         if self._variant.mirror:
             flow, known, mouth = (np.ascontiguousarray(m[:, ::-1]) for m in (flow, known, mouth))
             flow[..., 0] = 1 - flow[..., 0]
         return Drawn(image, points, flow, known, mouth)
-
-    def _eye_known(self, pose: FramePose) -> float:
-        reference = self._reference
-        gaze = float(np.hypot(*(pose.gaze - reference.gaze)))
-        return float(gaze < 0.75)
 
 
 def _shut_shares(units: Floats) -> tuple[float, float, float, float]:
