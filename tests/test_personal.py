@@ -13,7 +13,7 @@ pytest.importorskip("onnx", reason="needs the export extra")
 pytest.importorskip("onnxscript", reason="needs the export extra")
 
 from apps.cli import main  # noqa: E402
-from apps.personalize import write  # noqa: E402
+from apps.commands.train.personalize import write  # noqa: E402
 from engine.backends.registry import open_backend  # noqa: E402
 from engine.bundle import Bundle  # noqa: E402
 from engine.model.avatar import AvatarModel, save_model  # noqa: E402
