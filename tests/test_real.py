@@ -96,6 +96,8 @@ def test_a_users_own_pictures_and_voices_are_measured(place: Path, capsys: pytes
     assert figures["takes"][0]["sync"]["windows"] > 20
     assert figures["held_out"] == {"portraits": ["ada", "ben"], "voices": ["ada", "ben"]}
     assert "sync scorer" in capsys.readouterr().out
+    page = (place / "report" / "report.html").read_text()
+    assert page.count("<video") == 3 and "ada with voice ben" in page and figures["command"].startswith("visavis")
     sheet = cv2.imread(str(place / "report" / "real.png"))
     assert sheet.shape == (3 * 144, 11 * 144 + 8, 3)
 

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from apps.commands.evaluate.asked import Asked
+from apps.commands.evaluate.asked import Asked, command_line
 from apps.commands.evaluate.terminal import progress, show
 from engine.errors import ArgumentError, FileMissingError
 
@@ -24,7 +24,7 @@ def add_options(command: argparse.ArgumentParser) -> None:
     add(
         "--real",
         action="store_true",
-        help="measure instead on held-out photographs and voices of --assets; with --checkpoint its codec, too",
+        help="measure instead on held-out photographs and voices of --assets; with --checkpoint, its codec",
     )
     add("--portraits", type=Path, help="folder of pictures to use instead")
     add("--voices", type=Path, help="folder of recordings to use instead, a speaker a file")
@@ -68,6 +68,7 @@ def _request(asked: Asked) -> RealRequest:
         second=arguments.second,
         cache=arguments.cache or (arguments.out / "cache" if arguments.out else None),
         checkpoint=asked.checkpoints[0] if asked.checkpoints else None,
+        command=command_line(arguments),
         how=RealConfig(takes=arguments.takes, size_px=arguments.size or 256, seed=arguments.seed),
     )
 
