@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import io
 import json
 from dataclasses import replace
 from pathlib import Path
 
 import cv2
 import numpy as np
-from PIL import Image
 
 from engine.types import AvatarState
 from training.data.media import Bytes
 from training.evaluate.films import side_by_side
 from training.evaluate.page import page_files, save
+from training.evaluate.plots import png
 from training.evaluate.real import RealEvaluation, Take
 from training.evaluate.sections import Film, Picture, Section, Table, cell, instrument_lines, markdown_section
 from training.evaluate.voice_curves import articulation
@@ -66,7 +65,7 @@ def write(evaluation: RealEvaluation, out: Path) -> list[Path]:
 def real_sections(evaluation: RealEvaluation) -> list[Section]:
     """What `markdown` tells, with the sheet and a film of every take."""
     takes, *others = _plain_sections(evaluation)
-    picture = Picture("real.png", _png(sheet(evaluation.takes)), "Portraits, loud moments and silent ones of each take")
+    picture = Picture("real.png", png(sheet(evaluation.takes)), "Portraits, loud moments and silent ones of each take")
     return [replace(takes, pictures=(picture,), films=tuple(map(_film, evaluation.takes))), *others]
 
 
@@ -116,12 +115,6 @@ def _film(take: Take) -> Film:
     caption = f"{take.face} with voice {take.voice}"
     name = f"real-{take.face}-{take.voice}.mp4"
     return side_by_side(name, caption, take.reference, {"generated": take.frames}, take.pcm, np.zeros_like(take.pcm))
-
-
-def _png(picture: Bytes) -> bytes:
-    buffer = io.BytesIO()
-    Image.fromarray(picture).save(buffer, "PNG")
-    return buffer.getvalue()
 
 
 def sheet(takes: tuple[Take, ...]) -> Bytes:
