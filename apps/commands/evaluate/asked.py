@@ -71,11 +71,14 @@ def _parse_steps(text: str | None) -> tuple[int, ...]:
 def command_line(arguments: argparse.Namespace) -> str:
     """What to type to run this again, with every setting that has a value; where the report goes does not matter."""
     words = ["visavis", "evaluate"]
+    passed_over = ("handler", "command", "out", "json", *(() if arguments.real else ("takes",)))
     for name, value in vars(arguments).items():
-        if name in ("handler", "command", "out", "json", "takes") or value in (None, [], False):
+        if name in passed_over or value in (None, [], False):
             continue
         flag = "--" + name.replace("_", "-")
-        if name == "compare":
+        if value is True:
+            words.append(flag)
+        elif name == "compare":
             words += [flag, *value]
         elif isinstance(value, list):
             words += [word for item in value for word in (flag, str(item))]
