@@ -1,8 +1,8 @@
 """`visavis`: the one command, which hands over to apps/commands.
 
-Every module of apps.commands is a command of its name: `register(subparsers)` adds its options with a `handler`, which
-takes the parsed arguments and returns an exit code. Modules import what is heavy inside the handler, and only the
-module that was asked for is loaded, so that `visavis --help` answers at once.
+Every module or package of apps.commands is a command of its name: `register(subparsers)` adds its options with a
+`handler`, which takes the parsed arguments and returns an exit code. Modules import what is heavy inside the handler,
+and only the module that was asked for is loaded, so that `visavis --help` answers at once.
 """
 
 from __future__ import annotations

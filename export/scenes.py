@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from engine.audio.features import log_mel
 from engine.audio.windows import frame_windows
 from engine.backends.base import REFERENCE_PX, Floats, Sampling
+from engine.portrait.planes import to_planes
 from engine.types import SAMPLE_RATE_HZ, SAMPLES_PER_FRAME
 
 
@@ -67,4 +68,4 @@ def stand_in_voice(seconds: float = 4.0) -> Floats:
 
 def _planes(picture: NDArray[np.uint8], side: int) -> Floats:
     small = cv2.resize(picture, (side, side), interpolation=cv2.INTER_AREA)
-    return np.ascontiguousarray(small.transpose(2, 0, 1)[None].astype(np.float32) / 127.5 - 1)
+    return to_planes(small)

@@ -16,6 +16,7 @@ import pytest
 import torch
 
 from apps.commands import evaluate as command
+from apps.commands.evaluate import asked
 from engine.backends.base import REFERENCE_PX
 from engine.engine import load
 from engine.errors import ArgumentError, FileMissingError
@@ -76,7 +77,7 @@ def test_every_source_gets_a_row_and_every_file_is_written(place: Path, capsys: 
         "--checkpoint", place / "teacher.safetensors", "--checkpoint", place / "consistency.safetensors",
         "--model", "mock", "--backend", "mock", "--size", 128,
     )  # fmt: skip
-    assert command.run_evaluate(arguments) == 0
+    assert command.run(arguments) == 0
     rows = {row["name"]: row for row in json.loads((out / "figures.json").read_text())["rows"]}
     assert list(rows) == [
         "ground truth", "codec only", "teacher 3 steps", "student 2 steps", "mock (mock) 2 steps",
@@ -93,7 +94,7 @@ def test_every_source_gets_a_row_and_every_file_is_written(place: Path, capsys: 
 
 def test_json_is_one_document_without_nan(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = _arguments("--data", place / "test", "--instruments", place / "instruments", "--clips", 1, "--json")
-    assert command.run_evaluate(arguments) == 0
+    assert command.run(arguments) == 0
     figures = json.loads(capsys.readouterr().out, parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
     assert [row["clips"] for row in figures["rows"]] == [1]
 
@@ -116,9 +117,9 @@ def test_missing_things_are_named(place: Path, tmp_path: Path) -> None:
     with pytest.raises(FileMissingError, match="train probe"):
         evaluate(EvaluateConfig(data=place / "test", instruments=tmp_path))
     with pytest.raises(FileMissingError, match="nowhere"):
-        command.run_evaluate(_arguments("--data", tmp_path / "nowhere"))
+        command.run(_arguments("--data", tmp_path / "nowhere"))
     with pytest.raises(ArgumentError, match="whole numbers"):
-        command.run_evaluate(_arguments("--data", place / "test", "--steps", "0,two"))
+        command.run(_arguments("--data", place / "test", "--steps", "0,two"))
 
 
 def test_energy_is_that_of_the_movement_and_not_of_the_pose() -> None:
@@ -147,14 +148,14 @@ def test_listening_is_measured_against_idle_and_filmed(place: Path, capsys: pyte
         "--data", place / "test", "--instruments", place / "instruments", "--out", place / "listening",
         "--model", "mock", "--backend", "mock", "--size", 128, "--listening", 2,
     )  # fmt: skip
-    assert command.run_evaluate(arguments) == 0  # type: ignore[arg-type]
+    assert command.run(arguments) == 0  # type: ignore[arg-type]
     figures = json.loads(capsys.readouterr().out)
     assert figures["clips"] == 2
     # The mock has no head to move, so listening is like idling.
     assert figures["head_to_idle"] == pytest.approx(1, abs=0.01)
     assert (place / "listening" / "listening.gif").stat().st_size > 1000
     with pytest.raises(ArgumentError, match="--model"):
-        command.run_evaluate(_arguments("--data", place / "test", "--listening", 2))  # type: ignore[arg-type]
+        command.run(_arguments("--data", place / "test", "--listening", 2))  # type: ignore[arg-type]
 
 
 def test_two_models_are_compared_streamed_and_shown_on_one_page(place: Path) -> None:
@@ -163,7 +164,7 @@ def test_two_models_are_compared_streamed_and_shown_on_one_page(place: Path) -> 
         "--data", place / "four", "--instruments", place / "instruments", "--out", out, "--backend", "mock",
         "--compare", "mock", place / "consistency.safetensors", "--size", 128, "--minutes", 0.4, "--seed", 3,
     )  # fmt: skip
-    assert command.run_evaluate(arguments) == 0  # type: ignore[arg-type]
+    assert command.run(arguments) == 0  # type: ignore[arg-type]
     figures = json.loads((out / "figures.json").read_text())
     assert figures["comparison"]["base"] == "student 2 steps"
     found = {d["figure"]: d for d in figures["comparison"]["rows"]["mock (mock) 1 step"]}
@@ -218,7 +219,7 @@ def test_names_of_sections_and_people_are_escaped() -> None:
 
 def test_the_command_of_a_report_can_be_typed_again(place: Path) -> None:
     arguments = _arguments("--data", place / "my clips", "--compare", "a", "b.safetensors", "--steps", "1,2", "--json")
-    words = shlex.split(command.command_line(arguments))  # type: ignore[arg-type]
+    words = shlex.split(asked.command_line(arguments))  # type: ignore[arg-type]
     assert words[:2] == ["visavis", "evaluate"] and "--json" not in words
     again = _arguments(*words[2:])
     assert vars(again) == vars(arguments) | {"json": False}  # type: ignore[arg-type]
@@ -226,17 +227,17 @@ def test_the_command_of_a_report_can_be_typed_again(place: Path) -> None:
 
 def test_minutes_need_a_bundle(place: Path) -> None:
     with pytest.raises(ArgumentError, match="--model"):
-        command.run_evaluate(_arguments("--data", place / "test", "--minutes", 1))  # type: ignore[arg-type]
+        command.run(_arguments("--data", place / "test", "--minutes", 1))  # type: ignore[arg-type]
     with pytest.raises(ArgumentError, match="between 0 and"):
-        command.run_evaluate(_arguments("--data", place / "test", "--minutes", "-1"))  # type: ignore[arg-type]
+        command.run(_arguments("--data", place / "test", "--minutes", "-1"))  # type: ignore[arg-type]
 
 
 def test_a_comparison_needs_two_models_and_some_clips(place: Path) -> None:
     with pytest.raises(ArgumentError, match="two or more"):
-        command.run_evaluate(_arguments("--data", place / "test", "--compare", "mock"))  # type: ignore[arg-type]
+        command.run(_arguments("--data", place / "test", "--compare", "mock"))  # type: ignore[arg-type]
     few = _arguments("--data", place / "test", "--compare", "mock", "mock", "--clips", 2)
     with pytest.raises(ArgumentError, match="--clips"):
-        command.run_evaluate(few)  # type: ignore[arg-type]
+        command.run(few)  # type: ignore[arg-type]
 
 
 def test_rows_of_one_name_say_where_they_come_from(place: Path) -> None:

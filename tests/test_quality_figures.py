@@ -13,7 +13,8 @@ from training.evaluate import motion
 from training.evaluate.compare import Figure, compare_rows
 from training.evaluate.drift import trend
 from training.evaluate.frechet import Gaussian, Observer, distance_to, films, frechet_distance
-from training.evaluate.likeness import Gallery, aligned, describe, tell
+from training.evaluate.identity import describe, upright
+from training.evaluate.likeness import Gallery, tell
 from training.instruments.probe import PROBE, Probe
 
 
@@ -133,8 +134,8 @@ def test_a_face_is_itself_wherever_it_is_and_whatever_it_says() -> None:
 
 def test_alignment_puts_the_eyes_where_they_belong() -> None:
     picture, points = _face(3, shift=(0.1, 0.05), scale=0.8)
-    face = cv2.cvtColor(aligned(picture, points), cv2.COLOR_RGB2GRAY).astype(int)
-    eye, cheek = face[round(0.38 * 64), round(0.31 * 64)], face[round(0.6 * 64), round(0.31 * 64)]
+    face = upright(picture, points).astype(int)
+    eye, cheek = face[27, 21], face[50, 21]
     assert cheek - eye > 30
 
 

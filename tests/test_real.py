@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shlex
 from pathlib import Path
 
 import cv2
@@ -89,13 +90,17 @@ def test_a_users_own_pictures_and_voices_are_measured(place: Path, capsys: pytes
         "--portraits", place / "portraits", "--voices", place / "voices",
         "--instruments", place / "instruments", "--out", place / "report",
     )  # fmt: skip
-    assert command.run_evaluate(arguments) == 0
+    assert command.run(arguments) == 0
     figures = json.loads((place / "report" / "real.json").read_text(), parse_constant=pytest.fail)
     assert [(t["face"], t["voice"]) for t in figures["takes"]] == [("ada", "ada"), ("ben", "ben"), ("ada", "ben")]
     assert figures["takes"][0]["second_r_articulation"] is None and figures["codec"] == []
     assert figures["takes"][0]["sync"]["windows"] > 20
     assert figures["held_out"] == {"portraits": ["ada", "ben"], "voices": ["ada", "ben"]}
     assert "sync scorer" in capsys.readouterr().out
+    page = (place / "report" / "report.html").read_text()
+    assert page.count("<video") == 3 and "ada with voice ben" in page
+    again = _arguments(*shlex.split(figures["command"])[2:])
+    assert vars(again) == vars(arguments) | {"out": None}
     sheet = cv2.imread(str(place / "report" / "real.png"))
     assert sheet.shape == (3 * 144, 11 * 144 + 8, 3)
 
@@ -111,17 +116,17 @@ def test_a_take_begins_and_ends_in_silence_and_is_another_stretch_each_time() ->
 def test_missing_things_are_named(place: Path, tmp_path: Path) -> None:
     asked = ("--real", "--model", "mock", "--backend", "mock", "--instruments", place / "instruments")
     with pytest.raises(ArgumentError, match="--assets"):
-        command.run_evaluate(_arguments(*asked))
+        command.run(_arguments(*asked))
     with pytest.raises(ArgumentError, match="--model"):
-        command.run_evaluate(_arguments("--real"))
+        command.run(_arguments("--real"))
     with pytest.raises(FileMissingError, match="recordings"):
-        command.run_evaluate(_arguments(*asked, "--portraits", place / "portraits", "--voices", tmp_path))
+        command.run(_arguments(*asked, "--portraits", place / "portraits", "--voices", tmp_path))
     with pytest.raises(FileMissingError, match="held-out portraits"):
         run_real(RealRequest("mock", place / "instruments", "mock", assets=tmp_path))
     with pytest.raises(FileMissingError, match="landmarker"):
         real_inputs.instruments_in(place / "instruments", tmp_path / "none.task")
     with pytest.raises(ArgumentError, match="--data"):
-        command.run_evaluate(_arguments("--model", "mock"))
+        command.run(_arguments("--model", "mock"))
 
 
 def test_held_out_portraits_are_ten_people_found_by_name(tmp_path: Path) -> None:

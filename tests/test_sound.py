@@ -16,7 +16,7 @@ from engine.types import SAMPLE_RATE_HZ  # noqa: E402
 from training.data import voice_cache, voices  # noqa: E402
 from training.data.alignment import IPA_OF_TOKEN, LENGTHENING, SILENT_TOKENS, STRESS_LEVEL  # noqa: E402
 from training.data.performance import perform  # noqa: E402
-from training.data.speech import channels, recognition  # noqa: E402
+from training.data.speech import channels, engines, recognition, synthesis  # noqa: E402  # noqa: E402
 from training.data.speech.emotion import DELIVERIES, NEUTRAL, deliver  # noqa: E402
 from training.data.speech.languages import SENTENCES_OF, draw_foreign  # noqa: E402
 from training.data.speech.noises import NOISES, make_noise  # noqa: E402
@@ -31,8 +31,8 @@ LAG_LIMIT_MS = 5.0
 
 
 @pytest.fixture(scope="module")
-def speech() -> voices.Utterance:
-    return voices.synthesise(SENTENCE, voices.voice("hibari-0001"))
+def speech() -> synthesis.Utterance:
+    return synthesis.synthesise(SENTENCE, voices.voice("hibari-0001"))
 
 
 def lag_ms(dry: np.ndarray, wet: np.ndarray) -> float:
@@ -55,7 +55,7 @@ def lag_ms(dry: np.ndarray, wet: np.ndarray) -> float:
     ],
     ids=lambda c: f"{c.codec}-{c.bitrate}-{c.loss}-{c.drive_db}-{c.agc}",
 )
-def test_channels_keep_time(speech: voices.Utterance, channel: channels.Channel) -> None:
+def test_channels_keep_time(speech: synthesis.Utterance, channel: channels.Channel) -> None:
     sent = 0.5 * speech.audio
     heard = channels.transmit(sent, channel, np.random.default_rng(0))
     assert heard.shape == sent.shape and heard.dtype == np.float32
@@ -63,12 +63,12 @@ def test_channels_keep_time(speech: voices.Utterance, channel: channels.Channel)
     assert not np.array_equal(heard, sent)
 
 
-def test_a_codec_is_late_without_correction(speech: voices.Utterance) -> None:
+def test_a_codec_is_late_without_correction(speech: synthesis.Utterance) -> None:
     """So the test above can fail."""
     assert lag_ms(speech.audio, channels.opus(speech.audio, 24_000)[: len(speech.audio)]) > LAG_LIMIT_MS
 
 
-def test_rooms_keep_time_and_decay(speech: voices.Utterance) -> None:
+def test_rooms_keep_time_and_decay(speech: synthesis.Utterance) -> None:
     rng = np.random.default_rng(1)
     for _ in range(8):
         room = draw_room(rng)
@@ -82,7 +82,7 @@ def test_rooms_keep_time_and_decay(speech: voices.Utterance) -> None:
     assert np.sum(bare[1:] ** 2) > 3 * np.sum(soft[1:] ** 2)
 
 
-def test_a_telephone_is_narrow(speech: voices.Utterance) -> None:
+def test_a_telephone_is_narrow(speech: synthesis.Utterance) -> None:
     heard = channels.telephone(speech.audio)
     power = [np.abs(np.fft.rfft(x)) ** 2 for x in (speech.audio, heard)]
     above = np.fft.rfftfreq(len(heard), 1 / SAMPLE_RATE_HZ) > 4200
@@ -90,13 +90,13 @@ def test_a_telephone_is_narrow(speech: voices.Utterance) -> None:
 
 
 @pytest.mark.parametrize("kind", NOISES)
-def test_noises_have_their_level(kind: str, speech: voices.Utterance) -> None:
+def test_noises_have_their_level(kind: str, speech: synthesis.Utterance) -> None:
     noise = make_noise(kind, np.random.default_rng(3), 16_000, [speech.audio])
     assert noise.shape == (16_000,) and abs(float(np.sqrt(np.mean(noise**2))) - 1) < 0.01
     assert np.array_equal(noise, make_noise(kind, np.random.default_rng(3), 16_000, [speech.audio]))
 
 
-def test_recordings_differ_and_stay_in_range(speech: voices.Utterance) -> None:
+def test_recordings_differ_and_stay_in_range(speech: synthesis.Utterance) -> None:
     drawn = [draw_recording(np.random.default_rng(i)) for i in range(60)]
     for part in ("room", "noise", "channel"):
         share = np.mean([bool(getattr(recording, part)) for recording in drawn])
@@ -110,9 +110,9 @@ def test_recordings_differ_and_stay_in_range(speech: voices.Utterance) -> None:
 def test_feelings_are_heard() -> None:
     """Each delivery moves length, level and pitch the way it says; half strength moves less."""
     speaker = voices.voice("hibari-0001")
-    plain = voices.synthesise(SENTENCE, speaker)
+    plain = synthesis.synthesise(SENTENCE, speaker)
     for name in ("angry", "sad"):
-        half, full = (voices.synthesise(SENTENCE, speaker, delivery=deliver(name, s)) for s in (0.5, 1.0))
+        half, full = (synthesis.synthesise(SENTENCE, speaker, delivery=deliver(name, s)) for s in (0.5, 1.0))
         sign = 1 if name == "angry" else -1
         lengths, peaks = zip(*((u.seconds, np.abs(u.audio).max()) for u in (plain, half, full)), strict=True)
         assert (np.diff(lengths) * sign < 0).all()
@@ -125,16 +125,16 @@ def test_feelings_are_heard() -> None:
 def test_cached_speech_is_stretched_with_its_phones(tmp_path: Path) -> None:
     """Speech from a cache gets a feeling, or another vocal tract, by resampling: all its times scale by one factor."""
     name = "hibari-0001"
-    plain = voices.synthesise(SENTENCE, voices.voice(name), tmp_path)
+    plain = synthesis.synthesise(SENTENCE, voices.voice(name), tmp_path)
     for speaker, delivery in ((voices.voice(name), deliver("afraid", 1.0)), (voices.voice(name + ".2"), NEUTRAL)):
-        other = voices.synthesise(SENTENCE, speaker, tmp_path, delivery)
+        other = synthesis.synthesise(SENTENCE, speaker, tmp_path, delivery)
         factor = speaker.tract / voices.voice(name).tract * delivery.stretch
         lengths = [[p.end_s - p.start_s for p in u.phones] for u in (plain, other)]
         np.testing.assert_allclose(np.array(lengths[0]) / factor, lengths[1], rtol=1e-6)
         assert abs(factor - 1) > 0.01
 
 
-def pitch_st(utterance: voices.Utterance) -> float:
+def pitch_st(utterance: synthesis.Utterance) -> float:
     """Median pitch in semitones, by autocorrelation of voiced vowels."""
     found = []
     for phone in utterance.phones:
@@ -171,7 +171,7 @@ def test_recorded_lines_are_split_by_speaker(tmp_path: Path) -> None:
         RecordedLine(folder / "7-8-0001.wav", "7-8-0001").audio()
 
 
-def test_an_alignment_that_does_not_fit_is_rejected(speech: voices.Utterance) -> None:
+def test_an_alignment_that_does_not_fit_is_rejected(speech: synthesis.Utterance) -> None:
     assert recognition.check(speech.audio, speech.phones).good
     late = tuple(Phone(p.symbol, p.start_s + 0.1, p.end_s + 0.1) for p in speech.phones)
     assert not recognition.check(speech.audio, late).good
@@ -184,9 +184,9 @@ def test_other_languages_have_phonemes_and_mouth_shapes() -> None:
     known = {*VISEMES, *LENGTHENING, *STRESS_LEVEL, *SILENT_TOKENS, *IPA_OF_TOKEN, " "}
     for language, sentences in SENTENCES_OF.items():
         for sentence in sentences:
-            assert set(voices.phonemize(f"{language}: {sentence}")) <= known
-    assert voices.phonemize("fr: Un vieux bateau.") != voices.phonemize("Un vieux bateau.")
-    assert voices.phonemize("es: Hola.").startswith("ˈola")
+            assert set(engines.phonemize(f"{language}: {sentence}")) <= known
+    assert engines.phonemize("fr: Un vieux bateau.") != engines.phonemize("Un vieux bateau.")
+    assert engines.phonemize("es: Hola.").startswith("ˈola")
     splits = [{draw_foreign(i / 60, split) for i in range(60)} for split in voices.SPLITS]
     assert not splits[0] & splits[1] and min(map(len, splits)) >= 2 * len(SENTENCES_OF)
 
@@ -196,14 +196,14 @@ def test_recorded_speech_takes_part_in_clips(tmp_path: Path) -> None:
     pytest.importorskip("pocketsphinx", reason="needs the training extra: pocketsphinx")
     folder = tmp_path / "voices"
     folder.mkdir()
-    truth = voices.synthesise(SENTENCE, voices.voice("hibari-0002"))
+    truth = synthesis.synthesise(SENTENCE, voices.voice("hibari-0002"))
     write_wav(folder / "11-1-0000.wav", np.pad(truth.audio, 4000))
     (folder / "11-1.trans.txt").write_text(f"11-1-0000 {SENTENCE.upper()}\n")
     cache = tmp_path / "cache"
     minutes = voice_cache.prepare_recorded(tmp_path, cache, "train")
     assert 0.5 * truth.seconds < 60 * minutes < 1.2 * truth.seconds
     name = next(iter(voice_cache.cached_recorded(cache, "train")["recorded-11"]))
-    found = voices.synthesise(name, voices.voice("recorded-11"), cache)
+    found = synthesis.synthesise(name, voices.voice("recorded-11"), cache)
     bilabials = [[p.start_s for p in u.phones if p.symbol in "pbm"] for u in (truth, found)]
     assert len(bilabials[0]) == len(bilabials[1])
     assert np.abs(np.diff(bilabials[0]) - np.diff(bilabials[1])).mean() < 0.04

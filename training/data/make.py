@@ -10,20 +10,20 @@ import faulthandler
 import json
 import multiprocessing
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from multiprocessing.sharedctypes import Synchronized
 from pathlib import Path
 
-from engine.errors import DataSettingsError, SubjectsFailedError
+from engine.errors import SubjectsFailedError
 from training.data.people import VOICES, Kind, Sources
 from training.data.processes import ONE_THREAD, environment
 from training.data.recipe import DEFAULT_MIX, Failure, Recipe, make_shard, plan
+from training.data.settings import keep_settings
+from training.progress import progress_bar
 
-SETTINGS_FILE = "settings.json"
 CACHE_FOLDER = "cache"
 FAILURES_FILE = "failures.jsonl"
 
@@ -119,13 +119,18 @@ def _run(recipe: Recipe, shards: list[int], workers: int, frames: int, show_prog
     anew; MAX_DEATHS of them without a finished shard in between end the run."""
     context = multiprocessing.get_context("spawn")
     counter: Synchronized[int] = context.Value("q", 0)
-    bar = _progress_bar(frames) if show_progress else nullcontext(lambda done: None)
+    started_s = time.monotonic()
     left, failed, deaths = list(shards), 0, 0
-    with environment(ONE_THREAD), bar as show:
+
+    def tell() -> None:
+        fps = counter.value / max(time.monotonic() - started_s, 1e-9)
+        show(counter.value / max(frames, 1), f"{counter.value} of {frames} frames, {fps:.0f} fps")
+
+    with environment(ONE_THREAD), progress_bar("making clips", shown=show_progress) as show:
         while left:
             count = max(1, min(workers, len(left)))
             with ProcessPoolExecutor(count, context, initializer=_start_worker, initargs=(counter,)) as pool:
-                done, failures = _collect(pool, recipe, left, lambda: show(counter.value))
+                done, failures = _collect(pool, recipe, left, tell)
             failed += failures
             deaths = 0 if done else deaths + 1
             left = [shard for shard in left if shard not in done]
@@ -166,26 +171,7 @@ def _log(path: Path, failures: list[Failure]) -> None:
             file.writelines(json.dumps(asdict(failure), ensure_ascii=False) + "\n" for failure in failures)
 
 
-@contextmanager
-def _progress_bar(frames: int) -> Iterator[Callable[[int], None]]:
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (
-        TextColumn("making clips"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("frames, {task.fields[fps]:.0f} fps"),
-        TimeRemainingColumn(),
-    )
-    started_s = time.monotonic()
-    with Progress(*columns, console=Console(stderr=True)) as progress:
-        task = progress.add_task("", total=frames, fps=0.0)
-        yield lambda done: progress.update(task, completed=done, fps=done / max(time.monotonic() - started_s, 1e-9))
-
-
 def _keep_settings(recipe: Recipe) -> None:
-    """Refuse to mix settings in one folder; leave a note of them for whoever reads the shards."""
     settings = {
         "seconds": recipe.seconds,
         "size": recipe.size,
@@ -196,9 +182,4 @@ def _keep_settings(recipe: Recipe) -> None:
         "portraits": len(recipe.portraits),
         "prepared_voices": (recipe.cache / VOICES).is_dir(),
     }
-    path = recipe.out / SETTINGS_FILE
-    recipe.out.mkdir(parents=True, exist_ok=True)
-    note = json.dumps(settings, indent=1) + "\n"
-    if path.exists() and path.read_text(encoding="utf-8") != note:
-        raise DataSettingsError(f"{recipe.out} holds shards made with other settings ({path.name}); use another folder")
-    path.write_text(note, encoding="utf-8")
+    keep_settings(recipe.out, settings)

@@ -18,6 +18,8 @@ from training.data.behaviour import Events, Scene, behave, blur, expression_trac
 from training.data.casting import Cast, Feeling, cast, draw_feeling
 from training.data.speech.emotion import NEUTRAL, deliver, tint_mouth
 from training.data.speech.recording import Recording, draw_recording, record
+from training.data.speech.synthesis import synthesise
+from training.data.stable import stable_rng
 from training.data.tracks import VoiceTrack, phrases, say
 from training.data.truth import Floats, Performance, Phone
 from training.data.turns import Scenario, Turn, arrange
@@ -30,7 +32,7 @@ from training.data.visemes import (
     articulate,
     force_contacts,
 )
-from training.data.voices import SPLITS, stable_rng, synthesise, voice
+from training.data.voices import SPLITS, voice
 
 STEPS_PER_FRAME = CURVE_HZ // FPS
 FRAME_CENTRE = STEPS_PER_FRAME // 2

@@ -10,10 +10,11 @@ import numpy as np
 
 from engine.types import SAMPLE_RATE_HZ
 from training.data.speech.emotion import NEUTRAL, Delivery
+from training.data.speech.synthesis import Utterance, synthesise
 from training.data.text import BACKCHANNELS, draw_sentence
 from training.data.truth import Floats, Phone
 from training.data.visemes import VOWELS, SpokenPhone
-from training.data.voices import Utterance, Voice, synthesise
+from training.data.voices import Voice
 
 PHRASE_GAP_S = 0.16
 """A longer gap between phones ends a phrase."""

@@ -12,8 +12,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from engine.types import AvatarState
+from training.data.speech.synthesis import Utterance
 from training.data.tracks import Placed, Speaker, VoiceTrack, murmured
-from training.data.voices import Utterance
 
 SPEAKING, LISTENING, IDLE = AvatarState.SPEAKING, AvatarState.LISTENING, AvatarState.IDLE
 

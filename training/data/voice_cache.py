@@ -10,24 +10,15 @@ from functools import lru_cache
 from pathlib import Path
 
 from engine.types import SAMPLE_RATE_HZ
+from training.data.speech.engines import ENGINE_RATE_HZ
 from training.data.speech.languages import draw_foreign
 from training.data.speech.recognition import recognise
 from training.data.speech.recorded import RecordedLine, recorded_lines
 from training.data.speech.store import write_phrase
+from training.data.speech.synthesis import cache_path, cached_text, read_cached, synthesise
+from training.data.stable import stable_rng, stable_unit
 from training.data.text import draw_sentence
-from training.data.voices import (
-    ENGINE_RATE_HZ,
-    RECORDED,
-    cache_path,
-    cached_text,
-    read_cached,
-    stable_rng,
-    stable_unit,
-    synthesise,
-    voice,
-    voice_names,
-    voice_split,
-)
+from training.data.voices import RECORDED, voice, voice_names, voice_split
 
 KOKORO_VOICES: dict[str, int] = {"train": 40, "test": 8}
 """How many mixes a data set has; test mixes never occur in train."""

@@ -20,7 +20,8 @@ from training.data.clips import Clip
 from training.data.media import Bytes
 from training.data.truth import Floats
 from training.evaluate.frechet import Observer, distance_to
-from training.evaluate.likeness import describe, person_of
+from training.evaluate.identity import describe
+from training.evaluate.likeness import person_of
 from training.evaluate.sources import Runtime, whole_portrait
 
 PHASES = ((AvatarState.SPEAKING, 150), (AvatarState.LISTENING, 75), (AvatarState.IDLE, 75))

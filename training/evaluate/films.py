@@ -1,15 +1,16 @@
-"""The same clip as every row shows it, side by side in one film with its sound."""
+"""Several pictures of one voice side by side in one film with its sound."""
 
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import cv2
 import numpy as np
 
 from training.data.media import Bytes, write_preview
+from training.data.truth import Floats
 from training.evaluate.sections import Film
 from training.evaluate.walk import Showing
 
@@ -20,17 +21,28 @@ _GAP_PX = 4
 
 def film_of(showing: Showing) -> Film:
     """The reference, then every row, from left to right; the own voice left, the partner's right."""
-    side = min(_MOST_PX, max(len(frames[0]) for frames in showing.rows.values()))
-    still = np.broadcast_to(_fit(showing.clip.reference[None], side), (len(showing.clip), side, side, 3))
-    columns = _with_gaps([still, *(_fit(frames, side) for frames in showing.rows.values())])
-    pictures = np.concatenate(columns, 2)
-    kind, subject = showing.clip.meta.get("kind", "person"), showing.clip.meta.get("subject", showing.clip.key)
+    clip = showing.clip
+    kind, subject = clip.meta.get("kind", "person"), clip.meta.get("subject", clip.key)
+    return side_by_side(
+        f"{subject}-{clip.key}.mp4", f"{kind} {subject}", clip.reference, showing.rows, clip.voice, clip.partner
+    )
+
+
+def side_by_side(
+    name: str, caption: str, portrait: Bytes, rows: Mapping[str, Bytes], voice: Floats, partner: Floats
+) -> Film:
+    """portrait uint8 [S, S, 3], then rows uint8 [F, S, S, 3] by label, from left to right; voice left, partner right,
+    float32 [F * 640] each.
+    """
+    frames = len(next(iter(rows.values())))
+    side = min(_MOST_PX, max(len(row[0]) for row in rows.values()))
+    still = np.broadcast_to(_fit(portrait[None], side), (frames, side, side, 3))
+    pictures = np.concatenate(_with_gaps([still, *(_fit(row, side) for row in rows.values())]), 2)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "film.mp4"
-        write_preview(path, pictures, showing.clip.voice, showing.clip.partner)
+        write_preview(path, pictures, voice, partner)
         data = path.read_bytes()
-    name = f"{subject}-{showing.clip.key}.mp4"
-    return Film(name, data, f"{kind} {subject}", ("portrait", *showing.rows), pictures.shape[2], side)
+    return Film(name, data, caption, ("portrait", *rows), pictures.shape[2], side)
 
 
 def _fit(frames: Bytes, side: int) -> Bytes:

@@ -1,8 +1,8 @@
 """Whose face is it? A classical descriptor, trained on nobody, to notice when one person turns into another.
 
 Local binary patterns in a grid (Ahonen, Hadid and Pietikainen 2006, "Face description with local binary patterns") of
-the face alone, upright and without lips, so that neither clothes and background nor speech decide. It is a guard
-against swaps, not a recogniser: pose and light change it, too.
+the face alone, upright and without lips, so that neither clothes and background nor speech decide. No learned weights,
+so nothing could have been optimised for it. It is a guard against swaps, not a recogniser: pose changes it, too.
 """
 
 from __future__ import annotations
@@ -27,8 +27,12 @@ _NEIGHBOURS = ((-1, -1), (-1, 0), (-1, 1), (0, 1), (1, 1), (1, 0), (1, -1), (0, 
 
 def descriptors(frames: Bytes, landmarks: Floats) -> Floats:
     """[F, K] of frames uint8 [F, S, S, 3] with landmarks [F, 28, 2]; see `similarity`."""
-    pairs = zip(frames, landmarks, strict=True)
-    return np.stack([_describe(_upright(frame, points)) for frame, points in pairs])
+    return np.stack([describe(frame, points) for frame, points in zip(frames, landmarks, strict=True)])
+
+
+def describe(picture: Bytes, landmarks: Floats) -> Floats:
+    """Unit vector [K] of a face, from a picture uint8 [S, S, 3] and its landmarks [28, 2]."""
+    return _histograms(upright(picture, landmarks))
 
 
 def similarity(a: Floats, b: Floats) -> Floats:
@@ -36,7 +40,7 @@ def similarity(a: Floats, b: Floats) -> Floats:
     return (a @ b.T).astype(np.float32)
 
 
-def _upright(frame: Bytes, points: Floats) -> Bytes:
+def upright(frame: Bytes, points: Floats) -> Bytes:
     """The face in grey, eyes level, [80, 80]."""
     size = len(frame)
     right = points[[INDEX["eye_right_outer"], INDEX["eye_right_inner"]]].mean(0)
@@ -50,7 +54,7 @@ def _upright(frame: Bytes, points: Floats) -> Bytes:
     return np.asarray(cv2.warpAffine(grey, matrix, (_SIDE_PX, _SIDE_PX), flags=flags, borderMode=cv2.BORDER_REPLICATE))
 
 
-def _describe(grey: Bytes) -> Floats:
+def _histograms(grey: Bytes) -> Floats:
     codes = _UNIFORM[_codes(cv2.GaussianBlur(grey, (0, 0), 1.0))]
     edges = np.linspace(0, len(codes), _CELLS + 1).astype(int)
     cells = [

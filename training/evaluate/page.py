@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from base64 import b64encode
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
 from string import Template
 
+from engine.errors import OutputNotWritableError
 from training.evaluate.sections import Film, Picture, Section, Table
 
 TITLE = "visavis: measures of quality"
@@ -22,6 +23,26 @@ def html_page(sections: Sequence[Section], title: str = TITLE) -> str:
     return Template(_TEMPLATE.read_text(encoding="utf-8")).substitute(
         title=escape(title), links=links, sections="\n".join(map(_section, sections))
     )
+
+
+def page_files(sections: Sequence[Section]) -> dict[str, bytes]:
+    """`report.html` and, beside it, the pictures and films of the sections, by file name."""
+    return {
+        **{picture.name: picture.data for section in sections for picture in section.pictures},
+        **{film.name: film.data for section in sections for film in section.films},
+        "report.html": html_page(sections).encode(),
+    }
+
+
+def save(files: Mapping[str, bytes], out: Path) -> list[Path]:
+    """Files by name into folder `out`, which is made; returns their paths. Raises OutputNotWritableError."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        for name, data in files.items():
+            (out / name).write_bytes(data)
+    except OSError as error:
+        raise OutputNotWritableError(f"the report cannot be written to {out}: {error}") from error
+    return [out / name for name in files]
 
 
 def _section(section: Section) -> str:

@@ -137,7 +137,7 @@ class PortraitCodec:
 @dataclass(frozen=True, slots=True)
 class RealEvaluation:
     """takes and their figures in the same order; codec: empty without assets; held_out: photographs and voices that
-    no model was trained on.
+    no model was trained on. model, command, facts: what was measured, how to do it again, versions and seeds.
     """
 
     takes: tuple[Take, ...]
@@ -145,6 +145,9 @@ class RealEvaluation:
     codec: tuple[PortraitCodec, ...]
     held_out: dict[str, list[str]]
     instruments: dict[str, dict[str, float]]
+    model: str = ""
+    command: str = ""
+    facts: tuple[tuple[str, str], ...] = ()
 
     def summary(self) -> dict[str, float]:
         """Means over takes; swaps counts takes that are nearest to another portrait."""
@@ -168,6 +171,9 @@ class RealEvaluation:
             "codec": [asdict(c) for c in self.codec],
             "held_out": self.held_out,
             "instruments": self.instruments,
+            "model": self.model,
+            "command": self.command,
+            "facts": dict(self.facts),
         }
 
 
@@ -313,4 +319,4 @@ def evaluate_real(
         figures.append(instruments.measure(take, others, gallery))
         progress(f"{take.face} with voice {take.voice}", len(takes) / config.takes)
     held_out = {"portraits": sorted({t.face for t in takes}), "voices": sorted({t.voice for t in takes})}
-    return RealEvaluation(tuple(takes), tuple(figures), tuple(codec), held_out, instruments.errors())
+    return RealEvaluation(tuple(takes), tuple(figures), tuple(codec), held_out, instruments.errors(), engine.model)

@@ -1,17 +1,21 @@
-"""The real section as a table to read, a JSON document, and a contact sheet to look at."""
+"""The real section: tables to read, a JSON document, and one page with a contact sheet and films to look at."""
 
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
 import numpy as np
-from PIL import Image
 
 from engine.types import AvatarState
 from training.data.media import Bytes
+from training.evaluate.films import side_by_side
+from training.evaluate.page import page_files, save
+from training.evaluate.plots import png
 from training.evaluate.real import RealEvaluation, Take
+from training.evaluate.sections import Film, Picture, Section, Table, cell, instrument_lines, markdown_section
 from training.evaluate.voice_curves import articulation
 
 _LOUD, _SHEET_PX = 8, 144
@@ -34,48 +38,83 @@ _COLUMNS: tuple[tuple[str, str, str], ...] = (
 )
 
 
+_NOTE = (
+    "r: correlation of the mouth's opening with the voice while speaking; other voices: the same with voices that were "
+    "not heard; best: at the lag beside it; silence: variance of the opening in silence over that while speaking; 2nd: "
+    "by the second instrument; agreement: r of the two; own, next: likeness to the own portrait and to the best other."
+)
+
+
 def markdown(evaluation: RealEvaluation) -> str:
-    """A line for each take and one for their means, then the codec, then who was held out."""
-    heads = ["portrait", "voice", *(title for title, _, _ in _COLUMNS), "sync confidence", "sync offset"]
-    lines = [_line(heads), _line(["---"] * len(heads))]
-    for f in evaluation.figures:
-        sync = [f"{f.sync.confidence:.2f}", f"{f.sync.offset_frames:+d}"] if f.sync else ["-", "-"]
-        cells = [_cell(getattr(f, name), form) for _, name, form in _COLUMNS]
-        lines.append(_line([f.face, f.voice, *cells, *sync]))
-    summary = evaluation.summary()
-    means = [_cell(summary[name], form) for _, name, form in _COLUMNS]
-    last = [_cell(summary["sync_confidence"], "{:.2f}"), _cell(summary["sync_in_place_share"], "{:.0%} in place")]
-    lines.append(_line(["mean", f"{summary['swaps']:.0f} swaps", *means, *last]))
-    lines += _codec_lines(evaluation) if evaluation.codec else []
-    lines += ["", *(f"{kind} never trained on: {', '.join(names)}" for kind, names in evaluation.held_out.items())]
-    for name, errors in evaluation.instruments.items():
-        lines += ["", f"{name} on held-out people: " + ", ".join(f"{k} {v:g}" for k, v in errors.items())]
-    return "\n".join(lines) + "\n"
-
-
-def _codec_lines(evaluation: RealEvaluation) -> list[str]:
-    lines = ["", _line(["codec, 256²", "PSNR", "face box", "face box, portrait unmoved"]), _line(["---"] * 4)]
-    for c in evaluation.codec:
-        lines.append(_line([c.name, f"{c.psnr:.1f}", f"{c.psnr_face:.1f}", f"{c.psnr_face_copy:.1f}"]))
-    return lines
-
-
-def _line(cells: list[str]) -> str:
-    return "| " + " | ".join(cells) + " |"
-
-
-def _cell(value: float, form: str) -> str:
-    return "-" if np.isnan(value) else form.format(value)
+    """The tables as markdown."""
+    return "\n".join(line for section in _plain_sections(evaluation) for line in markdown_section(section)) + "\n"
 
 
 def write(evaluation: RealEvaluation, out: Path) -> list[Path]:
-    """real.json, real.md and real.png into folder `out`; returns the files."""
-    out.mkdir(parents=True, exist_ok=True)
-    files = [out / "real.json", out / "real.md", out / "real.png"]
-    files[0].write_text(json.dumps(evaluation.as_json(), indent=1) + "\n", encoding="utf-8")
-    files[1].write_text(markdown(evaluation), encoding="utf-8")
-    Image.fromarray(sheet(evaluation.takes)).save(files[2])
-    return files
+    """real.json, real.md, real.png, the films and `report.html` into folder `out`; returns the files.
+
+    Raises OutputNotWritableError.
+    """
+    files = {
+        "real.json": (json.dumps(evaluation.as_json(), indent=1) + "\n").encode(),
+        "real.md": markdown(evaluation).encode(),
+    }
+    return save(files | page_files(real_sections(evaluation)), out)
+
+
+def real_sections(evaluation: RealEvaluation) -> list[Section]:
+    """What `markdown` tells, with the sheet and a film of every take."""
+    takes, *others = _plain_sections(evaluation)
+    picture = Picture("real.png", png(sheet(evaluation.takes)), "Portraits, loud moments and silent ones of each take")
+    return [replace(takes, pictures=(picture,), films=tuple(map(_film, evaluation.takes))), *others]
+
+
+def _plain_sections(evaluation: RealEvaluation) -> list[Section]:
+    takes = Section(
+        key="real",
+        title="Real photographs and voices",
+        text=(
+            f"{evaluation.model} says recorded lines that nothing was trained on. There is no truth to compare with, "
+            "so each figure stands beside what chance gives.",
+            *(f"{kind} never trained on: {', '.join(names)}" for kind, names in evaluation.held_out.items()),
+        ),
+        command=evaluation.command,
+        facts=evaluation.facts,
+        tables=(_takes_table(evaluation),),
+        figures=evaluation.as_json(),
+    )
+    return [takes, _codec_section(evaluation)] if evaluation.codec else [takes]
+
+
+def _takes_table(evaluation: RealEvaluation) -> Table:
+    """A line for each take and one for their means."""
+    rows = []
+    for f in evaluation.figures:
+        sync = (f"{f.sync.confidence:.2f}", f"{f.sync.offset_frames:+d}") if f.sync else ("-", "-")
+        rows.append((f.face, f.voice, *(cell(getattr(f, name), form) for _, name, form in _COLUMNS), *sync))
+    summary = evaluation.summary()
+    means = (cell(summary[name], form) for _, name, form in _COLUMNS)
+    last = (cell(summary["sync_confidence"], "{:.2f}"), cell(summary["sync_in_place_share"], "{:.0%} in place"))
+    rows.append(("mean", f"{summary['swaps']:.0f} swaps", *means, *last))
+    heads = ("portrait", "voice", *(title for title, _, _ in _COLUMNS), "sync confidence", "sync offset")
+    return Table(heads, tuple(rows), notes=(_NOTE, *instrument_lines(evaluation.instruments)))
+
+
+def _codec_section(evaluation: RealEvaluation) -> Section:
+    rows = tuple((c.name, f"{c.psnr:.1f}", f"{c.psnr_face:.1f}", f"{c.psnr_face_copy:.1f}") for c in evaluation.codec)
+    return Section(
+        key="real_codec",
+        title="Moved photographs through the codec",
+        text=("The photographs are moved as puppets at 256 px, so that their frames are known.",),
+        command=evaluation.command,
+        tables=(Table(("", "PSNR", "face box", "face box, portrait unmoved"), rows),),
+    )
+
+
+def _film(take: Take) -> Film:
+    caption = f"{take.face} with voice {take.voice}"
+    name = f"real-{take.face}-{take.voice}.mp4"
+    return side_by_side(name, caption, take.reference, {"generated": take.frames}, take.pcm, np.zeros_like(take.pcm))
 
 
 def sheet(takes: tuple[Take, ...]) -> Bytes:

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from engine.engine import load
+from engine.engine import AvatarEngine, load
 from engine.errors import ArgumentError
 from engine.model.avatar import load_model
 from training.evaluate import real_inputs as inputs
-from training.evaluate.real import RealConfig, RealEvaluation, RealVoice, evaluate_real
-from training.evaluate.sources import CodecOnly
+from training.evaluate.provenance import facts
+from training.evaluate.real import PortraitCodec, RealConfig, RealEvaluation, RealVoice, evaluate_real
+from training.evaluate.sources import CodecOnly, Source, bundle_codec
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,7 +22,7 @@ class RealRequest:
     """model, backend: the bundle. instruments: folder of their weights. assets: a folder with portraits/, voices/ and
     models/; portraits, voices: a user's own instead. cache: where fitted photographs are kept; second: model file of
     the second instrument, by default that of the assets. checkpoint: torch weights whose codec is tried on the
-    photographs as they move; a bundle cannot encode frames.
+    photographs as they move instead of the bundle's. command: how to run this again, for the report.
     """
 
     model: str
@@ -33,10 +34,15 @@ class RealRequest:
     second: Path | None = None
     cache: Path | None = None
     checkpoint: Path | None = None
+    command: str = ""
     how: RealConfig = field(default_factory=RealConfig)
 
 
-def run_real(request: RealRequest, progress: Callable[[str, float], None] = lambda what, done: None) -> RealEvaluation:
+Progress = Callable[[str, float], None]
+"""Gets what is being done and the fraction of it."""
+
+
+def run_real(request: RealRequest, progress: Progress = lambda what, done: None) -> RealEvaluation:
     """Raises ArgumentError when it is not said whom to show or hear, and what the folders' readers raise."""
     assets = request.assets
     if assets is None and (request.portraits is None or not request.voices):
@@ -49,13 +55,23 @@ def run_real(request: RealRequest, progress: Callable[[str, float], None] = lamb
     instruments = inputs.instruments_in(request.instruments, request.second or inputs.second_in(assets))
     with closing(instruments), load(request.model, request.backend) as engine:
         faces = inputs.faces_of(engine, paths)
-        codec = []
-        if request.checkpoint is not None and assets is not None and not own:
-            progress("codec", 0.0)
-            source = CodecOnly(load_model(request.checkpoint)[0])
-            with TemporaryDirectory() as scratch:
-                codec = list(inputs.measure_codec(source, assets, request.cache or Path(scratch)))
-        return evaluate_real(engine, faces, voices, instruments, request.how, codec, progress)
+        codec = [] if assets is None or own else _codec(request, engine, assets, progress)
+        found = evaluate_real(engine, faces, voices, instruments, request.how, codec, progress)
+    return replace(found, command=request.command, facts=(*facts(), ("seed of the noise", str(request.how.seed))))
+
+
+def _codec(request: RealRequest, engine: AvatarEngine, assets: Path, progress: Progress) -> list[PortraitCodec]:
+    """Figures of the checkpoint's codec, or of the bundle's own; none of a model that shows no latents."""
+    progress("codec", 0.0)
+    source: Source | None
+    if request.checkpoint:
+        source = CodecOnly(load_model(request.checkpoint)[0])
+    else:
+        source = bundle_codec(request.model, engine.backend)
+    if source is None:
+        return []
+    with TemporaryDirectory() as scratch:
+        return list(inputs.measure_codec(source, assets, request.cache or Path(scratch)))
 
 
 def _given(assets: Path | None) -> Path:

@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from engine.errors import OutputNotWritableError
 from training.data.clips import Clip
 from training.evaluate import plots
 from training.evaluate.compare import Difference, Figure, comparison_section
@@ -15,9 +14,18 @@ from training.evaluate.expressions import Shown, expression_section, summarise_e
 from training.evaluate.films import film_of
 from training.evaluate.likeness import Gallery
 from training.evaluate.measure import ClipFigures, RowFigures
-from training.evaluate.page import html_page
+from training.evaluate.page import page_files, save
 from training.evaluate.pictures import CodecFigures, Person
-from training.evaluate.sections import Film, Picture, Section, Table, cell, markdown_section, markdown_table
+from training.evaluate.sections import (
+    Film,
+    Picture,
+    Section,
+    Table,
+    cell,
+    instrument_lines,
+    markdown_section,
+    markdown_table,
+)
 from training.evaluate.walk import Showing
 
 _Columns = tuple[tuple[str, str, str], ...]
@@ -104,14 +112,6 @@ class Evaluation:
         return [*found, *self.more]
 
 
-def instrument_lines(instruments: Mapping[str, Mapping[str, float]]) -> tuple[str, ...]:
-    """What every instrument says about itself, one line each."""
-    return tuple(
-        f"{name} on held-out people: " + ", ".join(f"{k} {v:g}" for k, v in errors.items())
-        for name, errors in instruments.items()
-    )
-
-
 def _rows_table(rows: Sequence[RowFigures], columns: _Columns, notes: tuple[str, ...]) -> Table:
     def line(row: RowFigures) -> tuple[str, ...]:
         cells = (cell(getattr(row, name), form) for _, name, form in columns)
@@ -196,21 +196,12 @@ def write(evaluation: Evaluation, out: Path) -> list[Path]:
     """
     pictures, films = _pictures(evaluation), [film_of(showing) for showing in evaluation.films]
     sections = [_with(evaluation.sections()[0], pictures, films), *evaluation.sections()[1:]]
-    files: dict[str, bytes] = {
+    files = {
         "figures.json": (json.dumps(evaluation.as_json(), indent=1) + "\n").encode(),
         "report.md": markdown(evaluation).encode(),
-        **{picture.name: picture.data for section in sections for picture in section.pictures},
-        **{film.name: film.data for section in sections for film in section.films},
         **_sheets(evaluation),
-        "report.html": html_page(sections).encode(),
     }
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        for name, data in files.items():
-            (out / name).write_bytes(data)
-    except OSError as error:
-        raise OutputNotWritableError(f"the report cannot be written to {out}: {error}") from error
-    return [out / name for name in files]
+    return save(files | page_files(sections), out)
 
 
 def _with(section: Section, pictures: Sequence[Picture], films: Sequence[Film]) -> Section:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -59,6 +59,14 @@ class Section:
 def cell(value: float | None, form: str) -> str:
     """A figure as text; a dash where there is none."""
     return "-" if value is None or np.isnan(value) else form.format(value)
+
+
+def instrument_lines(instruments: Mapping[str, Mapping[str, float]]) -> tuple[str, ...]:
+    """What every instrument says about itself, one line each."""
+    return tuple(
+        f"{name} on held-out people: " + ", ".join(f"{k} {v:g}" for k, v in errors.items())
+        for name, errors in instruments.items()
+    )
 
 
 def markdown_table(table: Table) -> list[str]:

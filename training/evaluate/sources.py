@@ -22,6 +22,7 @@ from engine.model.codec import ReferenceFeatures
 from engine.model.denoiser import Conditions
 from engine.model.layers import resize
 from engine.portrait.crop import CropBox
+from engine.portrait.planes import to_planes
 from engine.portrait.portrait import Portrait
 from engine.types import EXPRESSIONS, VideoFrame
 from training.codec import to_tensor
@@ -188,7 +189,7 @@ def _planes(picture: Bytes, side: int) -> Floats:
     """uint8 [S, S, 3] to float32 [1, 3, side, side] in [-1, 1]."""
     if len(picture) != side:
         picture = np.asarray(cv2.resize(picture, (side, side), interpolation=cv2.INTER_AREA), np.uint8)
-    return np.ascontiguousarray(picture.transpose(2, 0, 1)[None].astype(np.float32) / 127.5 - 1)
+    return to_planes(picture)
 
 
 def bundle_codec(model: str, backend: Backend, name: str = CODEC_ROW) -> RuntimeCodec | None:

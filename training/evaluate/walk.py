@@ -13,7 +13,8 @@ from training.data.media import Bytes
 from training.data.truth import Floats
 from training.evaluate.expressions import Shown, is_expressive, shown
 from training.evaluate.frechet import Observer
-from training.evaluate.likeness import describe, person_of
+from training.evaluate.identity import describe
+from training.evaluate.likeness import person_of
 from training.evaluate.measure import ClipFigures, measure_clip
 from training.evaluate.motion import block_edges
 from training.evaluate.pictures import Person, measure_person

@@ -1,110 +1,93 @@
-"""Pairs from a film: the frames in which one face is seen, cut as the portrait is cut.
+"""Pairs from a film: the frames of one shot in which one face is seen well, cut as the portrait is cut.
 
-The face finder is the one that makes puppets (training.data.puppets.landmarks).
+Tracking, gates and crops are those that make clips of films (training.data.videos); sound does not matter here.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
 
-import av
 import numpy as np
-from numpy.typing import NDArray
 
-from engine.portrait.crop import CropBox, canonical_crop
-from engine.portrait.landmarks import MEDIAPIPE_INDEX
-from engine.portrait.paste import cut
-from training.data.puppets.landmarks import find_faces
-from training.data.truth import UNIT, Floats
+from engine.portrait.crop import CropBox
+from engine.types import FPS
+from training.data.media import Bytes
+from training.data.videos.config import Gates
+from training.data.videos.faces import Finder
+from training.data.videos.framing import crop_path, cut_out
+from training.data.videos.gates import bridged, frame_reasons, good_stretches
+from training.data.videos.labels import choose_reference
+from training.data.videos.reading import pictures
+from training.data.videos.shots import Range, shots
+from training.data.videos.watch import Seen, watch
 from training.personal.pairs import PersonPairs, PersonUnusable
 
-_NAMED = list(MEDIAPIPE_INDEX.values())
-_MAX_FRAMES = 600
-_MAX_SECONDS = 120.0
-_MAX_SIDE_PX = 1280
-_PER_S = 8.0
-"""Frames of a second that are looked at: neighbours differ too little to teach more."""
-_LEAST_FRAMES = 40
-_GROUP_FRAMES = 12
-_WITHIN = 0.25
-"""Largest distance of a face box from the portrait's, in sides of its crop: beyond, it is another shot."""
-_MOVING = [UNIT[n] for n in ("jawOpen", "eyeBlinkLeft", "eyeBlinkRight", "mouthSmileLeft", "mouthPucker")]
+_MAX_FRAMES = 120 * FPS
+_MAX_PAIRS = 600
+_EVERY = 3
+"""Neighbouring frames differ too little to teach more."""
+_LEAST_PAIRS = 40
+_LEAST_STRETCH = FPS
+_GROUP_FRAMES = 36
 
 
-@dataclass(frozen=True, slots=True)
-class _Seen:
-    """index of the looked-at picture. points: the 28 face points in its pixels. unrest: how far from a face at rest."""
+def pairs_of_film(path: Path, find: Finder, size_px: int) -> PersonPairs:
+    """The face's frames beside the one that makes the best portrait. Raises PersonUnusable, VideoUnusable.
 
-    index: int
-    points: Floats
-    unrest: float
-
-
-def pairs_of_film(path: Path, assets: Path, size_px: int) -> PersonPairs:
-    """The face's frames beside the calmest of them. Raises PersonUnusable, AssetsMissing.
-
-    The film is read twice, since its pictures together would fill the memory and the crop is known only at its end.
+    The film is read twice, since its pictures together would fill the memory and the crops are known only at its end.
     """
-    seen = [face for i, picture in enumerate(_pictures(path)) if (face := _look(i, picture, assets)) is not None]
-    if len(seen) < _LEAST_FRAMES:
-        raise PersonUnusable(
-            f"{path} shows one face in {len(seen)} looked-at frames, and {_LEAST_FRAMES} are needed; give a film of at"
-            " least 10 s in which the person faces the camera alone"
-        )
-    calm = min(seen, key=lambda face: face.unrest)
-    box = canonical_crop(calm.points)
-    near = {face.index: face for face in seen if _distance(canonical_crop(face.points), box) < _WITHIN}
-    if len(near) < _LEAST_FRAMES:
-        raise PersonUnusable(f"the person in {path} moves about too much, or the film is cut; give one steady shot")
-    crops: dict[int, NDArray[np.uint8]] = {}
-    whole = None
-    for i, picture in enumerate(_pictures(path)):
-        whole = picture if i == calm.index else whole
-        if i in near:
-            crops[i] = cut(picture, box, size_px)
+    gates = Gates()
+    begin = takewhile(lambda picture: picture.index < _MAX_FRAMES, pictures(path))
+    seen = bridged(watch(begin, find), gates.dropout_frames)
+    stretches = _longest_shot(seen, gates)
+    if not stretches:
+        raise _too_little(path, 0)
+    reference = choose_reference(seen, max(stretches, key=lambda stretch: stretch[1] - stretch[0]))
+    crops = _crops(seen, stretches, reference)
+    chosen = sorted(crops)[:: max(_EVERY, -(-len(crops) // _MAX_PAIRS))]
+    if len(chosen) < _LEAST_PAIRS:
+        raise _too_little(path, len(chosen))
+    cuts, whole = _cut(path, {index: crops[index] for index in {*chosen, reference}}, reference, size_px)
     return PersonPairs(
         path,
-        crops[calm.index],
-        np.stack([crops[i] for i in near]),
-        np.stack([box.to_crop(face.points) for face in near.values()]),
-        np.arange(len(near)) // _GROUP_FRAMES,
+        cuts[reference],
+        np.stack([cuts[index] for index in chosen]),
+        np.stack([crops[index].to_crop(seen.points[index]) for index in chosen]).astype(np.float32),
+        np.array([index // _GROUP_FRAMES for index in chosen]),
         portrait=whole,
     )
 
 
-def _pictures(path: Path) -> Iterator[NDArray[np.uint8]]:
-    try:
-        with av.open(str(path), metadata_errors="ignore") as container:
-            due_s, given = 0.0, 0
-            for frame in container.decode(video=0):
-                at_s = float(frame.time or 0.0)
-                if at_s > _MAX_SECONDS or given == _MAX_FRAMES:
-                    return
-                if at_s >= due_s:
-                    due_s, given = at_s + 1 / _PER_S, given + 1
-                    yield _small(frame)
-    except (av.error.FFmpegError, OSError, IndexError, ValueError) as error:
-        raise PersonUnusable(f"{path} cannot be read as a film ({error}); give an MP4") from error
+def _longest_shot(seen: Seen, gates: Gates) -> list[Range]:
+    """The good stretches of the shot that has most of them: another shot may show another person."""
+    found = [good_stretches(frame_reasons(seen, shot, gates), shot, _LEAST_STRETCH)[0] for shot in shots(seen)]
+    return max(found, key=lambda stretches: sum(stop - first for first, stop in stretches), default=[])
 
 
-def _small(frame: av.VideoFrame) -> NDArray[np.uint8]:
-    scale = min(1.0, _MAX_SIDE_PX / max(frame.width, frame.height))
-    return frame.reformat(round(frame.width * scale), round(frame.height * scale), "rgb24").to_ndarray()
+def _crops(seen: Seen, stretches: list[Range], reference: int) -> dict[int, CropBox]:
+    """By frame. The reference's crop holds wherever the face keeps near its place there."""
+    return {
+        first + i: crop
+        for first, stop in stretches
+        for i, crop in enumerate(crop_path(seen.points[first:stop], seen.points[reference]))
+    }
 
 
-def _look(index: int, picture: NDArray[np.uint8], assets: Path) -> _Seen | None:
-    faces = find_faces(picture, assets)
-    if len(faces) != 1:
-        return None
-    points = faces[0].points[_NAMED].astype(np.float32)
-    middle = float(points[:, 0].mean())
-    span = np.ptp(points[:, 0])
-    turned = abs(middle - float(points[[points[:, 0].argmin(), points[:, 0].argmax()], 0].mean())) / max(span, 1e-6)
-    return _Seen(index, points, float(faces[0].scores[_MOVING].sum()) + 4 * turned)
+def _cut(path: Path, crops: dict[int, CropBox], reference: int, size_px: int) -> tuple[dict[int, Bytes], Bytes]:
+    """The frames' crops, and the reference's whole picture."""
+    last, cuts = max(crops), {}
+    whole = np.zeros((0, 0, 3), np.uint8)
+    for picture in takewhile(lambda picture: picture.index <= last, pictures(path)):
+        if picture.index in crops:
+            cuts[picture.index] = cut_out(picture.image, crops[picture.index], size_px)
+        if picture.index == reference:
+            whole = picture.image
+    return cuts, whole
 
 
-def _distance(a: CropBox, b: CropBox) -> float:
-    centre = np.hypot(a.left + a.side / 2 - b.left - b.side / 2, a.top + a.side / 2 - b.top - b.side / 2)
-    return float((centre + abs(a.side - b.side)) / b.side)
+def _too_little(path: Path, found: int) -> PersonUnusable:
+    return PersonUnusable(
+        f"{path} shows one face well in {found} looked-at frames of a shot, and {_LEAST_PAIRS} are needed; give a film"
+        " of at least 10 s in which the person faces the camera alone, in good light"
+    )

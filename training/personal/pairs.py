@@ -12,9 +12,10 @@ from numpy.typing import NDArray
 
 from engine.errors import DataError, ExtraMissingError, PortraitError
 from training.data.truth import Drawn, Floats, FramePose, Performance, Subject
+from training.data.videos.faces import find_model, open_finder
+from training.data.videos.people import SUFFIXES
 
 PICTURE_PX = 256
-FILM_SUFFIXES = (".mp4", ".mov", ".mkv", ".webm", ".avi", ".m4v")
 
 Bytes = NDArray[np.uint8]
 
@@ -80,8 +81,8 @@ class PersonPairs:
 def pairs_of(source: Path, assets: Path | None, clips: int = 12, size_px: int = PICTURE_PX) -> PersonPairs:
     """Pairs of a film's own frames, or of a puppet made of one portrait.
 
-    Raises PersonUnusable, and ExtraMissingError, AssetsMissing or GraphicsUnavailable when what is needed to see or
-    draw is not there.
+    Raises PersonUnusable or VideoUnusable, and ExtraMissingError, FaceModelMissing, AssetsMissing or
+    GraphicsUnavailable when what is needed to see or draw is not there.
     """
     if assets is None:
         raise PersonUnusable(
@@ -90,10 +91,10 @@ def pairs_of(source: Path, assets: Path | None, clips: int = 12, size_px: int = 
         )
     if find_spec("mediapipe") is None:
         raise ExtraMissingError("personalising needs mediapipe; install visavis[train]")
-    if source.suffix.lower() in FILM_SUFFIXES:
+    if source.suffix.lower() in SUFFIXES:
         from training.personal.film import pairs_of_film
 
-        return pairs_of_film(source, assets, size_px)
+        return pairs_of_film(source, open_finder(find_model(assets=assets)), size_px)
     return _pairs_of_puppet(source, assets, clips, size_px)
 
 

@@ -70,8 +70,8 @@ def find_model(models: Path | None = None, assets: Path | None = None) -> Path:
     looked = ", ".join(str(place) for place in places if place) or "no folder, since none was named"
     raise FaceModelMissing(
         f"the face landmark model is missing (looked in: {looked}). Download {MODEL_FILES[1]} (4 MB, Apache-2.0, "
-        f"the bundle with blendshapes) from {MODEL_PAGE}, put it into a folder and name that folder with --models or "
-        f"${MODEL_VARIABLE}"
+        f"the bundle with blendshapes) from {MODEL_PAGE}, put it into ASSETS/models, or into a folder that "
+        f"--models or ${MODEL_VARIABLE} names"
     )
 
 

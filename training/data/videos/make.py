@@ -16,23 +16,24 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
 
 import cv2
 
-from engine.errors import DataSettingsError, FileMissingError
+from engine.errors import FileMissingError
 from engine.types import FPS
+from training.data.processes import ONE_THREAD, environment
+from training.data.settings import keep_settings
 from training.data.videos.config import VideoConfig
 from training.data.videos.errors import FaceModelMissing
 from training.data.videos.faces import Finder, find_model, open_finder
 from training.data.videos.film import FilmReport, fingerprint, make_film
 from training.data.videos.people import Film, list_films
 from training.data.videos.voice import silero
+from training.progress import progress_bar
 
-SETTINGS_FILE = "settings.json"
 REJECTED_FILE = "rejected.jsonl"
 FILMS_FOLDER = "films"
 
@@ -84,16 +85,15 @@ def make_from_videos(
     model = None if work else find_model(models, assets)
     done = {report.key: report for report in read_reports(out)}
     films = list_films(folder, config.split_share, {report.person: report.split for report in done.values()})
-    _keep_settings(out, config)
+    keep_settings(out, asdict(config))
     missing = [film for film in films if not _is_done(film, done.get(film.key), out)]
     started_s = time.monotonic()
-    bar = _progress_bar(len(missing)) if show_progress and missing else nullcontext(lambda: None)
-    fresh = []
-    with bar as advance:
+    fresh: list[FilmReport] = []
+    with progress_bar("reading films", shown=show_progress and bool(missing)) as show:
         for report in _make_all(missing, out, config, model, workers, work or make_in_worker):
             _write(out / FILMS_FOLDER / f"{report.key}.json", json.dumps(asdict(report), indent=1) + "\n")
             fresh.append(report)
-            advance()
+            show(len(fresh) / len(missing), f"{len(fresh)} of {len(missing)}")
     reports = read_reports(out)
     _write(out / REJECTED_FILE, "".join(_rejected_lines(reports)))
     return _summary(out, films, reports, fresh, time.monotonic() - started_s)
@@ -166,7 +166,9 @@ def _pooled(
     context = multiprocessing.get_context("spawn")
     pool = ProcessPoolExecutor(max(1, min(workers, len(films))), context)
     try:
-        futures: list[Future[FilmReport]] = [pool.submit(work, film, out, config, model) for film in films]
+        # Workers start as films are handed in, so this is when they read their variables.
+        with environment(ONE_THREAD):
+            futures: list[Future[FilmReport]] = [pool.submit(work, film, out, config, model) for film in films]
         for future in as_completed(futures):
             yield future.result()
     finally:
@@ -207,30 +209,9 @@ def _summary(
     )
 
 
-def _keep_settings(out: Path, config: VideoConfig) -> None:
-    """Refuse to mix settings in one folder; leave a note of them for whoever reads the shards."""
-    note = json.dumps(asdict(config), indent=1) + "\n"
-    path = out / SETTINGS_FILE
-    out.mkdir(parents=True, exist_ok=True)
-    if path.exists() and path.read_text(encoding="utf-8") != note:
-        raise DataSettingsError(f"{out} holds shards made with other settings ({path.name}); use another folder")
-    path.write_text(note, encoding="utf-8")
-
-
 def _write(path: Path, text: str) -> None:
     """Whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     partial.write_text(text, encoding="utf-8")
     os.replace(partial, path)
-
-
-@contextmanager
-def _progress_bar(films: int) -> Iterator[Callable[[], None]]:
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-
-    columns = (TextColumn("reading films"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=Console(stderr=True)) as progress:
-        task = progress.add_task("", total=films)
-        yield lambda: progress.update(task, advance=1)

@@ -12,7 +12,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from engine.errors import ArgumentError, ExtraMissingError, FileMissingError
+from apps.commands.train.given import needs_training
+from engine.errors import ArgumentError, FileMissingError
 
 if TYPE_CHECKING:
     from engine.backends.base import Floats
@@ -42,6 +43,7 @@ def register(stages: argparse._SubParsersAction[argparse.ArgumentParser]) -> Non
     add("--threads", type=int, default=0, help="CPU threads, 0 for all")
     add("--sheet", type=Path, metavar="PNG", help="also draw held-out frames: true, before, after")
     add("--json", action="store_true", help="report as one JSON document")
+    parser.set_defaults(handler=run)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -52,7 +54,7 @@ def run(args: argparse.Namespace) -> int:
         from training.personal.adapt import PersonalConfig, adapt
         from training.personal.pairs import pairs_of
     except ImportError as error:
-        raise ExtraMissingError(f"{error}; personalising needs more: pip install 'visavis[train,export]'") from error
+        raise needs_training(error, "train,export") from error
     bundle = _base(args.model, args.out)
     codec = read_codec(bundle)
     config = PersonalConfig(minutes=args.minutes, steps=args.steps, seed=args.seed, threads=args.threads)
