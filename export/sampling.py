@@ -12,9 +12,9 @@ from engine.errors import UnreadableFileError
 
 TEACHER = Sampling(sampler="euler", steps=30, first_steps=30, time_shift=1.5)
 STUDENT = Sampling(
-    sampler="consistency", steps=1, first_steps=2, time_shift=1.5, noise_scale=0.7, easing=0.1
+    sampler="consistency", steps=2, first_steps=4, time_shift=1.5, noise_scale=0.8, easing=0.35
 )  # fmt: skip
-"""See the lab notes of 2026-11-23, "what a voice decides"."""
+"""noise_scale and easing: see the lab notes of 2026-11-23, "trembling and seams"."""
 
 
 def sampling_of(checkpoint: Path) -> Sampling:
