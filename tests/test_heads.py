@@ -31,7 +31,7 @@ from training.data.heads.regions import beard_region, fold_map, place_map
 from training.data.heads.renderer import Quality, shared_context
 from training.data.heads.subdivide import catmull_clark
 from training.data.heads.subject import HeadSubject
-from training.data.heads.wardrobe import AssetFolder
+from training.data.heads.wardrobe import AssetFolder, sample_look
 from training.data.truth import UNIT, FramePose
 
 SEEDS = range(6)
@@ -88,7 +88,7 @@ def test_head_turns_as_the_contract_says() -> None:
 def test_only_lower_teeth_follow_the_jaw() -> None:
     identity = sample_identity(np.random.default_rng(3))
     rest = rest_of(identity, np.zeros(3, np.float32))
-    teeth, _ = procedural.mouth_parts(identity)[0]
+    teeth, _ = procedural.mouth_parts(identity, sample_look(identity, np.random.default_rng(3)))[0]
     closed, opened = (teeth.positions(row_strengths(p, rest)) for p in (pose(), pose(jawOpen=0.5)))
     drop = closed[:, 1] - opened[:, 1]
     lower = closed[:, 1] < np.median(closed[:, 1])

@@ -204,7 +204,7 @@ def _dental_faces() -> tuple[Ints, Ints, Floats]:
     return used.astype(np.int32), faces, np.stack([u, v], -1).astype(np.float32)[faces]
 
 
-def mouth_parts(identity: Identity) -> list[tuple[Part, NDArray[np.uint8]]]:
+def mouth_parts(identity: Identity, look: Look) -> list[tuple[Part, NDArray[np.uint8]]]:
     """Teeth and tongue from the helper meshes, with textures."""
     head = base_head()
     used, faces, uv = _dental_faces()
@@ -213,7 +213,7 @@ def mouth_parts(identity: Identity) -> list[tuple[Part, NDArray[np.uint8]]]:
     used, inverse = np.unique(head.mesh.faces[mask], return_inverse=True)
     faces = inverse.reshape(-1, 4).astype(np.int32)
     tongue = _helper_part("tongue", identity, used.astype(np.int32), faces, np.zeros((*faces.shape, 2), np.float32))
-    return [(teeth, _teeth_paint()), (tongue, np.full((4, 4, 4), (172, 92, 88, 255), np.uint8))]
+    return [(teeth, _teeth_paint(look)), (tongue, np.full((4, 4, 4), (172, 92, 88, 255), np.uint8))]
 
 
 def _helper_part(name: str, identity: Identity, used: Ints, faces: Ints, uv: Floats) -> Part:
@@ -229,13 +229,13 @@ def _helper_part(name: str, identity: Identity, used: Ints, faces: Ints, uv: Flo
     )
 
 
-def _teeth_paint() -> NDArray[np.uint8]:
-    """Fourteen ivory teeth with soft gaps under a pink gum; uint8 [64, 512, 4], row 0 at v = 1."""
+def _teeth_paint(look: Look) -> NDArray[np.uint8]:
+    """Fourteen teeth with soft gaps under a pink gum; uint8 [64, 512, 4], row 0 at v = 1."""
     u = (np.arange(512) + 0.5) / 512
     v = (1 - (np.arange(64) + 0.5) / 64)[:, None]
     gap = np.abs((u * 22) % 1 - 0.5) * 2
     gum_edge = 0.30 - 0.10 * (1 - gap**2)
-    ivory = np.array([226, 216, 198.0]) * (1 - 0.45 * smoothstep(0.84, 1.0, gap))[None, :, None]
+    ivory = np.array(look.ivory) * (1 - 0.45 * smoothstep(0.84, 1.0, gap))[None, :, None]
     gum = np.array([176, 92, 92.0])
     share = smoothstep(-0.05, 0.05, v - gum_edge)[..., None]
     colour = gum + share * (ivory - gum)

@@ -55,7 +55,7 @@ vec3 ambient(vec3 n) { return mix(ground, sky, n.y * 0.5 + 0.5) * seen.x; }
 """
 
 _SKIN = """
-uniform float oil; uniform float pore; uniform sampler2D detail, folds; uniform vec4 fold;
+uniform float oil, pore, openness; uniform sampler2D detail, folds; uniform vec4 fold;
 float soft(float d, float w) { return clamp((d + w) / ((1.0 + w) * (1.0 + w)), 0.0, 1.0); }
 vec3 scattered(vec3 sharp, vec3 smooth_n, vec3 l) {
   vec3 w = vec3(0.40, 0.18, 0.11);
@@ -84,7 +84,8 @@ void main() {
     + rim_colour * gloss(bumpy, v, rim, 0.45) * seen.x) * (1.0 - mouth);
   c *= mix(vec3(0.80, 0.70, 0.66), vec3(1.0), smoothstep(0.0, 0.75, seen.x));
   float grazing = 1.0 - max(dot(n, v), 0.0); c += sky * 0.06 * grazing * grazing * grazing * grazing * seen.x;
-  c = mix(c, vec3(0.055, 0.012, 0.010) * (0.25 + dot(sky, vec3(0.33))), mouth);
+  if (mouth > 0.5) c = vec3(0.30, 0.075, 0.065) * (light_inside() + 0.02) * openness
+    * (key_colour * max(dot(n, key) * 0.5 + 0.5, 0.0) + fill_colour * 0.5 + sky * 0.6);
   colour = vec4(film(c), 1.0);
 }
 """
@@ -128,12 +129,22 @@ void main() {
 }
 """
 
+_INSIDE = """
+uniform float corner; uniform vec2 depth_range, lips;
+float light_inside() {
+  float deep = smoothstep(depth_range.x, depth_range.y, unturned.z), aside = abs(unturned.x) / corner;
+  float bow = 0.75 * (lips.x - lips.y) * aside * aside;
+  float roof = smoothstep(-0.02, 0.05, lips.x - 0.5 * bow - unturned.y);
+  float floor_ = smoothstep(-0.02, 0.04, unturned.y - lips.y - 0.5 * bow);
+  return mix(0.03, 1.0, deep * deep) * smoothstep(1.05, 0.40, aside) * mix(0.45, 1.0, roof) * mix(0.55, 1.0, floor_);
+}
+"""
+
 _MOUTH = """
-uniform float openness, wetness, corner; uniform vec2 depth_range;
+uniform float openness, wetness;
 void main() {
   vec3 v = normalize(eye - place), n = normalize(normal), a = read(albedo, uv);
-  float inside = mix(0.05, 1.0, smoothstep(depth_range.x, depth_range.y, unturned.z)) * openness;
-  inside *= smoothstep(1.05, 0.45, abs(unturned.x) / corner);
+  float inside = light_inside() * openness;
   float lit = mix(0.4, 1.0, seen.y);
   vec3 c = a * (key_colour * max(dot(n, key) * 0.6 + 0.4, 0.0) * lit + fill_colour * max(dot(n, fill) * 0.6 + 0.4, 0.0)
     + mix(ground, sky, n.y * 0.5 + 0.5)) * inside;
@@ -209,7 +220,8 @@ FRAGMENTS: dict[str, str] = {
 def fragment(material: str, shadows: bool, detail: bool) -> str:
     """Source of a material's fragment shader with the wanted features compiled in."""
     defines = "#define SHADOWS\n" * shadows + "#define DETAIL\n" * detail
-    return "#version 330\n" + defines + _COMMON + FRAGMENTS[material]
+    inside = _INSIDE if material in ("skin", "mouth") else ""
+    return "#version 330\n" + defines + _COMMON + inside + FRAGMENTS[material]
 
 
 SCREEN_VERTEX = """
