@@ -107,7 +107,7 @@ class Drawn:
     The maps are None unless truth was asked for, else on the 64 x 64 grid:
     flow: [64, 64, 2], for each place of this frame where it lies in the reference frame (x, y).
     known: [64, 64] in [0, 1], 1 where that surface is also visible in the reference, 0 where it must be painted
-    (mouth interior, eyeballs, opened lids, uncovered background).
+    (mouth interior, what opened lids uncover of the eyeballs, uncovered background).
     mouth: [64, 64] in [0, 1], 1 on the mouth interior (teeth, tongue, gums, cavity).
     """
 
