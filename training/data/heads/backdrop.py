@@ -27,7 +27,7 @@ class Light:
     def exposed_for(self, tone: tuple[float, float, float]) -> Light:
         """The same light as a photographer would expose it for a skin tone (sRGB in [0, 255])."""
         brightness = float(np.mean(np.square(np.array(tone) / 255)))
-        gain = np.float32(np.clip((0.30 / brightness) ** 0.50, 0.62, 1.3))
+        gain = np.float32(np.clip((0.30 / brightness) ** 0.65, 0.50, 1.3))
         return Light(
             self.key, self.fill, self.rim, self.key_colour * gain, self.fill_colour * gain, self.rim_colour * gain,
             self.sky * gain, self.ground * gain,
