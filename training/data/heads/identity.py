@@ -121,8 +121,8 @@ def _detail_axes() -> dict[tuple[str, str], tuple[tuple[str, str], ...]]:
 def _seat_teeth(vertices: Floats, rng: np.random.Generator) -> None:
     """Put the teeth and the tongue where speaking people show them.
 
-    The edge of the upper incisors hangs 2.5 to 4 mm below the line where the lips touch, as clinics measure at rest
-    (Vig and Brundo, J. Prosthetic Dentistry 1978); the lower ones bite just behind it, the tongue lies below and
+    The edge of the upper incisors hangs 2.5 to 4.2 mm below the line where the lips touch, chosen by eye so that it
+    shows from a small jaw opening on; the lower ones bite just behind it, the tongue lies below and
     behind. Less width keeps the outer lower teeth from poking through the corners of narrow mouths.
     """
     head = base_head()
