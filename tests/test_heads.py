@@ -15,13 +15,15 @@ pytest.importorskip("anny", reason="the head generator needs the PyPI package an
 pytest.importorskip("moderngl", reason="the head generator needs moderngl")
 
 from training.data.heads import procedural
-from training.data.heads.base import base_head, rotation
+from training.data.heads.base import MIDLINE_LIPS, base_head, morph_rows, rotation
 from training.data.heads.camera import portrait_camera
 from training.data.heads.glasses import Glasses, bake_glasses
 from training.data.heads.identity import sample_identity
+from training.data.heads.parts import bake_eyes
 from training.data.heads.posing import (
     LANDMARK_VERTICES,
     LandmarkRig,
+    gaze_turn,
     head_turn,
     pivot_of,
     rest_of,
@@ -31,8 +33,8 @@ from training.data.heads.regions import beard_region, fold_map, place_map
 from training.data.heads.renderer import Quality, shared_context
 from training.data.heads.subdivide import catmull_clark
 from training.data.heads.subject import HeadSubject
-from training.data.heads.wardrobe import AssetFolder
-from training.data.truth import UNIT, FramePose
+from training.data.heads.wardrobe import AssetFolder, sample_look
+from training.data.truth import UNIT, Drawn, FramePose
 
 SEEDS = range(6)
 FRAME = 3.0
@@ -88,7 +90,7 @@ def test_head_turns_as_the_contract_says() -> None:
 def test_only_lower_teeth_follow_the_jaw() -> None:
     identity = sample_identity(np.random.default_rng(3))
     rest = rest_of(identity, np.zeros(3, np.float32))
-    teeth, _ = procedural.mouth_parts(identity)[0]
+    teeth, _ = procedural.mouth_parts(identity, sample_look(identity, np.random.default_rng(3)))[0]
     closed, opened = (teeth.positions(row_strengths(p, rest)) for p in (pose(), pose(jawOpen=0.5)))
     drop = closed[:, 1] - opened[:, 1]
     lower = closed[:, 1] < np.median(closed[:, 1])
@@ -199,12 +201,73 @@ def test_mouth_map_marks_the_open_mouth_as_unknown(subject: HeadSubject) -> None
     assert 2 < drawn.mouth.sum() < 120
 
 
+def project(subject: HeadSubject, points: np.ndarray, moment: FramePose) -> np.ndarray:
+    """Places of the unturned head [N, 3] in the picture of a moment, [N, 2]."""
+    turned = (points - subject._pivot) @ head_turn(moment, subject._rest).T + subject._pivot
+    return subject._camera.project(turned)
+
+
+def eye_cells(drawn: Drawn) -> np.ndarray:
+    """Cells of the truth grid well between the lids, [64, 64]."""
+    y, x = (np.mgrid[:64, :64] + 0.5) / 64
+    inside = np.zeros((64, 64), bool)
+    for side in ("left", "right"):
+        upper, lower = (drawn.landmarks[INDEX[f"lid_{side}_{part}"]] for part in ("upper", "lower"))
+        outer, inner = (drawn.landmarks[INDEX[f"eye_{side}_{part}"]] for part in ("outer", "inner"))
+        across = (x - (outer[0] + inner[0]) / 2) / (0.4 * abs(outer[0] - inner[0]))
+        inside |= across**2 + ((y - (upper[1] + lower[1]) / 2) / (0.45 * (lower[1] - upper[1]))) ** 2 < 1
+    return inside
+
+
+@pytest.mark.parametrize("gaze", [(13, 0), (-10, 0), (8, -4)])
+def test_flow_follows_places_on_a_turning_eyeball(subject: HeadSubject, gaze: tuple[float, float]) -> None:
+    """Where the rotation of the eyeball puts a place of it, the flow says where the reference had that place."""
+    subject.set_reference(None)
+    rest, moment = FramePose.rest(), pose((4, 2, 0), gaze)
+    drawn = subject.draw(moment, truth=True)
+    _, centres, radius = bake_eyes(subject.identity)
+    right, down = np.tan(np.radians(np.meshgrid(np.linspace(-40, 40, 33), np.linspace(-20, 20, 17)))).reshape(2, -1)
+    on_eye = np.stack([right, -down, np.ones_like(right)], -1)
+    on_eye /= np.linalg.norm(on_eye, axis=1, keepdims=True)
+    exact = set()
+    for centre in centres:
+        then, now = (
+            project(subject, centre + radius * on_eye @ gaze_turn(p, subject._rest).T, p) for p in (rest, moment)
+        )
+        column, row = (now * 64).astype(int).T
+        here = (np.stack([column, row], -1) + 0.5) / 64
+        off = drawn.flow[row, column] - (here + then - now)
+        right_there = (drawn.known[row, column] > 0.9) & (np.abs(off).max(1) < 0.002)  # an eighth of a cell
+        exact |= set(zip(row[right_there].tolist(), column[right_there].tolist(), strict=True))
+    on_lids = eye_cells(drawn)
+    assert sum(on_lids[cell] for cell in exact) > 0.25 * on_lids.sum()
+
+
 def test_eyes_change_the_picture_but_not_the_known_skin(subject: HeadSubject) -> None:
     subject.set_reference(None)
     drawn = subject.draw(pose(gaze=(20, 0)), truth=True)
     x, y = (drawn.landmarks[INDEX["lid_left_upper"]] + drawn.landmarks[INDEX["lid_left_lower"]]) / 2
-    assert drawn.known[int(y * 64), int(x * 64)] < 0.5
     still = subject.draw(FramePose.rest()).image.astype(int)
     change = np.abs(drawn.image - still).sum(-1)
     assert change[int(y * 128) - 2 : int(y * 128) + 3, int(x * 128) - 6 : int(x * 128) + 7].max() > 30
     assert change[110:, :10].max() == 0
+
+
+def test_what_the_lids_uncover_of_an_eye_is_unknown(subject: HeadSubject) -> None:
+    subject.set_reference(pose(eyeBlinkLeft=1, eyeBlinkRight=1))
+    drawn = subject.draw(FramePose.rest(), truth=True)
+    assert drawn.known[eye_cells(drawn)].mean() < 0.25
+    subject.set_reference(None)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_upper_teeth_show_as_the_jaw_opens(seed: int) -> None:
+    """Their edge hangs below the upper lip, in front of the lower teeth, which stay behind the lower lip."""
+    identity = sample_identity(np.random.default_rng(seed))
+    rows = row_strengths(pose(jawOpen=0.15), rest_of(identity, np.zeros(3, np.float32)))
+    moved = identity.vertices + np.einsum("r,rvc->vc", rows, morph_rows())
+    upper, lower = (v[abs(v[:, 0]) < 0.12] for v in (moved[base_head().upper_teeth], moved[base_head().lower_teeth]))
+    upper_lip, lower_lip = moved[list(MIDLINE_LIPS)]
+    assert 0.015 < upper_lip[1] - upper[:, 1].min() < 0.06
+    assert lower[:, 1].max() < upper_lip[1] - 0.015
+    assert upper[:, 2].max() < upper_lip[2]

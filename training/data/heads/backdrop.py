@@ -27,29 +27,41 @@ class Light:
     def exposed_for(self, tone: tuple[float, float, float]) -> Light:
         """The same light as a photographer would expose it for a skin tone (sRGB in [0, 255])."""
         brightness = float(np.mean(np.square(np.array(tone) / 255)))
-        gain = np.float32(np.clip((0.30 / brightness) ** 0.45, 0.70, 1.3))
+        gain = np.float32(np.clip((0.30 / brightness) ** 0.65, 0.50, 1.3))
         return Light(
             self.key, self.fill, self.rim, self.key_colour * gain, self.fill_colour * gain, self.rim_colour * gain,
             self.sky * gain, self.ground * gain,
         )  # fmt: skip
 
 
+Range = tuple[float, float]
+
+_SETTINGS: dict[str, tuple[float, Range, Range, Range, Range]] = {
+    "studio": (0.44, (8, 58), (18, 48), (-0.09, 0.11), (0.0, 1.0)),
+    "overcast": (0.14, (0, 40), (35, 60), (-0.08, 0.02), (0.0, 0.2)),
+    "window": (0.18, (52, 78), (5, 30), (-0.12, 0.0), (0.5, 1.0)),
+    "lamp": (0.14, (25, 65), (10, 40), (0.12, 0.24), (0.4, 0.9)),
+    "screen": (0.10, (0, 20), (-12, 8), (-0.18, -0.06), (0.1, 0.6)),
+}
+"""Share of people, then ranges of the key's azimuth and height (degrees), warmth and contrast."""
+
+
 def sample_light(rng: np.random.Generator) -> Light:
-    """A portrait set-up: soft key from the front half, weak fill opposite, rim from behind, sky."""
+    """A key of one of `_SETTINGS`, weak fill opposite, rim from behind (white or tinted), sky."""
+    names = list(_SETTINGS)
+    setting = _SETTINGS[names[rng.choice(len(names), p=[_SETTINGS[name][0] for name in names])]]
     side = rng.choice([-1.0, 1.0])
-    azimuth, height = side * rng.uniform(8, 58), rng.uniform(18, 48)
-    warmth = rng.uniform(-0.09, 0.11)
+    azimuth, height, warmth, contrast = (float(rng.uniform(*limits)) for limits in setting[1:])
     warm = np.array([1 + warmth, 1, 1 - warmth])
     strength = rng.uniform(0.85, 1.15)
-    contrast = rng.uniform(0.0, 1.0)
-    grey = np.ones(3)
+    tint = 1 + rng.uniform(-0.35, 0.35) * np.array([1.0, 0.0, -1.0]) * (rng.random() < 0.4)
     return Light(
-        key=_direction(azimuth, height),
+        key=_direction(side * azimuth, height),
         fill=_direction(-side * rng.uniform(25, 65), rng.uniform(0, 25)),
         rim=_direction(-side * rng.uniform(125, 160), rng.uniform(15, 40)),
         key_colour=_f32(warm * strength * (0.85 + 0.58 * contrast)),
         fill_colour=_f32((2 - warm) * strength * (0.42 - 0.25 * contrast)),
-        rim_colour=_f32(grey * rng.uniform(0.1, 1.1)),
+        rim_colour=_f32(tint * rng.uniform(0.1, 1.3)),
         sky=_f32(np.array([0.34, 0.353, 0.374]) * strength * (1.1 - 0.5 * contrast)),
         ground=_f32(np.array([0.22, 0.195, 0.18]) * strength * (1.1 - 0.5 * contrast)),
     )

@@ -22,6 +22,9 @@ BODY_VERTICES = 13380
 CHEST_HEIGHT = 4.9
 """Everything below this height of the base (dm) lies under every picture's lower edge."""
 
+MIDLINE_LIPS = (474, 493)
+"""Vertices of the midline where the upper and the lower lip touch."""
+
 ROWS = len(ARKIT_UNITS) + 2
 """Rows of a morph: the 52 units, tongue raised, tongue raised x jaw open."""
 
@@ -81,17 +84,17 @@ class BaseHead:
     def morph_rows(self) -> Floats:
         """Displacement of every base vertex per row, [ROWS, V, 3].
 
-        Beyond the units as published: the jaw takes the tongue further down and back and the lower teeth further
-        back, and two rows raise the tongue. Eyeballs are left out, since they turn rigidly.
+        Beyond the units as published: the jaw takes the tongue further down and back and the lower teeth as far down
+        as the lower lip, and two rows raise the tongue. Eyeballs are left out, since they turn rigidly.
         """
         rows = np.zeros((ROWS, len(self.mesh.vertices), 3), np.float32)
         for row, unit in zip(rows, self.units, strict=False):
             unit.add_to(row, 1.0)
         jaw = rows[UNIT["jawOpen"]]
-        jaw[self.tongue] += np.float32([0, -0.10, -0.07])
-        jaw[self.lower_teeth] += np.float32([0, -0.03, -0.05])
-        rows[TONGUE_ROW, self.tongue] = (0, 0.05, 0.04)
-        rows[TONGUE_JAW_ROW, self.tongue] = (0, 0.10, 0.07)
+        jaw[self.tongue] += np.float32([0, -0.10, -0.04])
+        jaw[self.lower_teeth] += np.float32([0, -0.075, -0.02])
+        rows[TONGUE_ROW, self.tongue] = (0, 0.09, 0.10)
+        rows[TONGUE_JAW_ROW, self.tongue] = (0, 0.16, 0.10)
         rows[:, np.concatenate(self.eyes)] = 0
         return rows
 

@@ -1,7 +1,9 @@
 """Dense truth: where each place of a frame lies in the reference frame, and what must be painted anew.
 
 The frame's geometry is drawn with every vertex carrying its place in the reference; a fragment projects that place
-with the same camera and compares its distance with the reference's distance map. Maps are drawn at twice the side of
+with the same camera and compares its distance with the reference's distance map. Eyeballs turn rigidly, so theirs is
+known too; lids lie too close to them for distances, so an eyeball's place must lie on an eyeball of the reference.
+Maps are drawn at twice the side of
 the truth grid and reduced class by class, so that silhouettes do not mix person and background.
 """
 
@@ -65,13 +67,15 @@ void main() {
   vec4 clip = view * vec4(earlier, 1.0); vec2 at = clip.xy / clip.w * 0.5 + 0.5;
   vec2 dx = dFdx(at) * side, dy = dFdy(at) * side;
   float stretch = abs(dx.x * dy.y - dx.y * dy.x);
-  float own = distance(earlier, eye), step_size = 0.5 / 256.0, deepest = 0.0;
-  for (int i = -1; i <= 1; i += 2) for (int j = -1; j <= 1; j += 2)
-    deepest = max(deepest, texture(reference, at + vec2(i, j) * step_size).r);
+  float own = distance(earlier, eye), step_size = 0.5 / 256.0, deepest = 0.0, bare = 1.0;
+  for (int i = -1; i <= 1; i += 2) for (int j = -1; j <= 1; j += 2) {
+    vec2 there = texture(reference, at + vec2(i, j) * step_size).rg;
+    deepest = max(deepest, there.r); bare *= step(2.5, there.g);
+  }
   float seen = step(own, deepest + tolerance) * smoothstep(0.15, 0.4, stretch);
   seen *= step(0.0, at.x) * step(at.x, 1.0) * step(0.0, at.y) * step(at.y, 1.0);
   float k = own_kind();
-  result = vec4(at.x, 1.0 - at.y, k == 1.0 ? seen : 0.0, k);
+  result = vec4(at.x, 1.0 - at.y, k == 1.0 ? seen : k == 3.0 ? seen * bare : 0.0, k);
 }
 """
 )
@@ -151,14 +155,26 @@ def _blocks(image: Floats, factor: int) -> Floats:
     return image.reshape(side, factor, side, factor, *image.shape[2:])
 
 
+def _centres(side: int) -> Floats:
+    """Centres (x, y) of the cells of a grid, [side, side, 2]."""
+    axis = (np.arange(side, dtype=np.float32) + 0.5) / side
+    return np.stack(np.meshgrid(axis, axis), -1)
+
+
 def _reduce(pixels: Floats, open_background: Floats) -> Dense:
-    """Pixels [2G, 2G, 4] of (x, y, known, class) to the grid: of person or background, the larger one."""
-    centre = (np.arange(TRUTH_GRID, dtype=np.float32) + 0.5) / TRUTH_GRID
-    still = np.stack(np.meshgrid(centre, centre), -1)
+    """Pixels [2G, 2G, 4] of (x, y, known, class) to the grid: of person or background, the larger one.
+
+    Travel is averaged, not places, so that a cell at an edge is not drawn towards its covered side. A cell that an
+    eyeball covers by half takes the eyeball's flow alone, for it moves against the lids.
+    """
+    still, fine_still = _centres(TRUTH_GRID), _centres(_SIDE)
     person = (pixels[..., 3] > 0).astype(np.float32)
-    weight = person * (0.01 + pixels[..., 2])
+    eye = (pixels[..., 3] == 3).astype(np.float32)
+    mostly_eye = np.kron(_blocks(eye, 2).mean((1, 3)) >= 0.5, np.ones((2, 2)))
+    weight = np.where(mostly_eye == eye, person, 1e-6) * (0.01 + pixels[..., 2])
     total = _blocks(weight, 2).sum((1, 3))
-    flow = _blocks(pixels[..., :2] * weight[..., None], 2).sum((1, 3)) / np.maximum(total, 1e-9)[..., None]
+    travel = _blocks((pixels[..., :2] - fine_still) * weight[..., None], 2).sum((1, 3))
+    flow = still + travel / np.maximum(total, 1e-9)[..., None]
     cover = _blocks(person, 2).mean((1, 3))
     mostly = cover >= 0.5
     known_person = _blocks(pixels[..., 2], 2).mean((1, 3)) / np.maximum(cover, 0.25)

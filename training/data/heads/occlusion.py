@@ -12,7 +12,8 @@ from scipy.spatial import cKDTree
 
 from training.data.heads.camera import orthographic
 from training.data.heads.mesh import Floats
-from training.data.heads.renderer import Motion, Scene, shared_context
+from training.data.heads.paint import region_mask
+from training.data.heads.renderer import GpuPart, Motion, Scene, shared_context
 
 _BIAS_DM = 0.025
 _RADIUS_DM = 2.7
@@ -20,6 +21,9 @@ _KEY_SPREAD_DEG = 9.0
 _KEY_DIRECTIONS = 9
 _BOUNCED = 0.15
 """Share of the sky's light that reaches covered places from the skin and hair around them."""
+_EAR_GLOW = 0.45
+"""Share of the light that reaches covered ears through thin hair and the ear itself."""
+_EAR_MAP_PX = 512
 
 
 def bake_occlusion(scene: Scene, motion: Motion) -> None:
@@ -37,9 +41,21 @@ def bake_occlusion(scene: Scene, motion: Motion) -> None:
     probe.release()
     begin = 0
     for gpu, (own, _) in zip(solid, vertices, strict=True):
-        gpu.set_baked(sky[begin : begin + len(own)], key[begin : begin + len(own)])
+        through = 1 - _EAR_GLOW * _ears(gpu)
+        own_sky, own_key = (1 - (1 - seen[begin : begin + len(own)]) * through for seen in (sky, key))
+        gpu.set_baked(own_sky, own_key)
         begin += len(own)
     _spread_to_rest(scene)
+
+
+def _ears(gpu: GpuPart) -> Floats:
+    """How much each GPU vertex [R] belongs to an ear, in [0, 1]."""
+    part = gpu.piece.part
+    if part.name != "body":
+        return np.zeros(len(part.surface.uv), np.float32)
+    mask = region_mask("ears", _EAR_MAP_PX)
+    column, row = np.clip((part.surface.uv * _EAR_MAP_PX).astype(np.int32), 0, _EAR_MAP_PX - 1).T
+    return mask[_EAR_MAP_PX - 1 - row, column]
 
 
 def _sky(probe: _DepthProbe, places: Floats, normals: Floats, count: int) -> Floats:

@@ -54,6 +54,8 @@ def paint_skin(base: NDArray[np.uint8], look: Look, side: int) -> NDArray[np.uin
     skin *= 1 + (0.5 + look.flush) * flushed_region(side)[..., None] * np.array([0.03, -0.075, -0.06], np.float32)
     skin *= 1 - tired_region(side)[..., None] * np.array([0.09, 0.12, 0.09], np.float32)
     skin *= _zones(side)
+    pale = np.float32(np.clip((np.mean(look.tone) - 150) / 60, 0, 1))
+    skin *= 1 + pale * np.float32([-0.03, 0.012, -0.035])
     skin *= 1 - face[..., None] * _pits(rng, side)[..., None] * np.array([0.05, 0.075, 0.08], np.float32)
     if look.freckles > 0:
         skin *= 1 - look.freckles * (_freckles(rng, side) * face)[..., None] * np.array([0.16, 0.24, 0.28], np.float32)

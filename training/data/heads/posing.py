@@ -6,13 +6,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from training.data.heads.base import ROWS, TONGUE_JAW_ROW, TONGUE_ROW, base_head, morph_rows, rotation
+from training.data.heads.base import MIDLINE_LIPS, ROWS, TONGUE_JAW_ROW, TONGUE_ROW, base_head, morph_rows, rotation
 from training.data.heads.identity import Identity
 from training.data.heads.mesh import Floats
 from training.data.truth import ARKIT_UNITS, UNIT, FramePose
 
-UPPER_LIP, LOWER_LIP = 474, 493
-"""Vertices of the midline where the lips touch."""
+UPPER_LIP, LOWER_LIP = MIDLINE_LIPS
 
 LANDMARK_VERTICES: tuple[int, ...] = (
     1061, 70, 6854, 7753,  # eye corners: right outer, right inner, left inner, left outer

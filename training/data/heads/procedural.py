@@ -7,6 +7,7 @@ tongue are the helper meshes of hm08. Brows and hair roots are painted on the sk
 from __future__ import annotations
 
 import functools
+from dataclasses import dataclass
 
 import cv2
 import numpy as np
@@ -90,25 +91,50 @@ def _skull_angles(places: Floats) -> tuple[Floats, Floats]:
     return azimuth, polar
 
 
-def _hairline(azimuth: Floats, lower: float) -> Floats:
-    """Polar angle at which hair ends; `lower` moves sides and back down, degrees."""
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """One procedural hair cut. thickness: dm on the crown. lower: degrees that sides and back reach down further.
+    recede: degrees that the hairline of the forehead lies higher. curl: depth of lumps as a share of thickness.
+    """
+
+    thickness: float
+    lower: float
+    recede: float
+    curl: float
+
+
+def sample_cut(identity: Identity, look: Look, rng: np.random.Generator) -> Cut:
+    """A cut in the direction of the look's style: curls for `afro`, covered ears for long ones, receding with age."""
+    recede = float(rng.uniform(-6, 10) + 20 * identity.age * identity.male * rng.uniform(0, 1))
+    if look.hair.startswith("afro"):
+        return Cut(float(rng.uniform(0.20, 0.50)), float(rng.uniform(0, 6)), recede, 1.0)
+    curl = float(rng.uniform(0.5, 1.0) if rng.random() < 0.25 else 0.0)
+    if identity.male or look.hair.startswith("short"):
+        return Cut(float(rng.uniform(0.04, 0.20)), 0.0, recede, curl)
+    return Cut(float(rng.uniform(0.14, 0.28)), float(rng.uniform(4, 14)), recede, curl)
+
+
+def _hairline(azimuth: Floats, cut: Cut) -> Floats:
+    """Polar angle at which hair ends, degrees."""
     knots = np.array(_HAIRLINE, float)
-    return np.interp(np.abs(azimuth), knots[:, 0], knots[:, 1] + lower * smoothstep(40, 90, knots[:, 0]))
+    front = cut.recede * smoothstep(62, 30, knots[:, 0])
+    return np.interp(np.abs(azimuth), knots[:, 0], knots[:, 1] + cut.lower * smoothstep(40, 90, knots[:, 0]) - front)
 
 
 def hair_cap(identity: Identity, look: Look) -> tuple[Part, NDArray[np.uint8]]:
     """A short cut that follows the skull, and its texture."""
     rng = np.random.default_rng(look.texture_seed + 3)
     head = base_head()
-    thickness, lower = rng.uniform(0.07, 0.20), 0.0 if identity.male else rng.uniform(0, 8)
+    cut = sample_cut(identity, look, rng)
     azimuth, polar = _skull_angles(head.mesh.vertices)
-    edge = _hairline(azimuth, lower)
+    edge = _hairline(azimuth, cut)
     wanted = (polar < edge + 14) & (head.mesh.vertices[:, 1] > 6.3) & ~_ear_vertices()
     used, faces, _ = _faces_of(wanted)
     normals = NormalField(faces, len(used))(identity.vertices[used])
     inside = smoothstep(4, -22, polar[used] - edge[used])
     lumps = 1 + 0.12 * np.sin(azimuth[used] / 17 + rng.uniform(0, 6)) * np.sin(polar[used] / 13)
-    base = identity.vertices[used] + normals * (0.012 + thickness * inside * lumps)[:, None]
+    lumps += 0.22 * cut.curl * rng.standard_normal(len(used))
+    base = identity.vertices[used] + normals * (0.012 + cut.thickness * inside * lumps)[:, None]
     uv = np.stack([azimuth[used] / 360 + 0.5, 1 - polar[used] / 180], -1).astype(np.float32)[faces]
     wrapped = uv[..., 0].max(1) - uv[..., 0].min(1) > 0.5
     uv[wrapped, :, 0] += uv[wrapped, :, 0] < 0.5
@@ -118,7 +144,7 @@ def hair_cap(identity: Identity, look: Look) -> tuple[Part, NDArray[np.uint8]]:
     part = Part(
         "hair", "hair", surface, base, weight, NormalField(faces, len(base)), None, strand_tangents(surface, base)
     )
-    return part, _hair_paint(look, lower, rng)
+    return part, _hair_paint(look, cut, rng)
 
 
 def _ear_vertices() -> NDArray[np.bool_]:
@@ -139,16 +165,20 @@ def _faces_of(wanted: NDArray[np.bool_]) -> tuple[Ints, Ints, NDArray[np.bool_]]
     return used.astype(np.int32), inverse.reshape(-1, 4).astype(np.int32), mask
 
 
-def _hair_paint(look: Look, lower: float, rng: np.random.Generator) -> NDArray[np.uint8]:
-    """Strands that run from the crown, ending raggedly at the hairline; uint8 [512, 1024, 4]."""
+def _hair_paint(look: Look, cut: Cut, rng: np.random.Generator) -> NDArray[np.uint8]:
+    """Strands that run from the crown, curled or not, ending raggedly at the hairline; uint8 [512, 1024, 4]."""
     height, width = 512, 1024
-    strands = cv2.GaussianBlur(rng.standard_normal((height, width), np.float32), (0, 0), sigmaX=1.0, sigmaY=26)
-    locks = cv2.GaussianBlur(rng.standard_normal((height, width), np.float32), (0, 0), sigmaX=7, sigmaY=40)
+    strands = cv2.GaussianBlur(
+        rng.standard_normal((height, width), np.float32), (0, 0), sigmaX=1.0 + cut.curl, sigmaY=26 - 22 * cut.curl
+    )
+    locks = cv2.GaussianBlur(
+        rng.standard_normal((height, width), np.float32), (0, 0), sigmaX=7, sigmaY=40 - 32 * cut.curl
+    )
     shade = 1 + 0.20 * strands / strands.std() + 0.10 * locks / locks.std()
     azimuth = (np.arange(width) + 0.5) / width * 360 - 180
     polar = ((np.arange(height) + 0.5) / height * 180)[:, None]
     ragged = 3.2 * strands / strands.std() + 2.0 * locks / locks.std()
-    alpha = np.clip(0.5 + (_hairline(azimuth, lower)[None] - 2 + ragged - polar) / 7, 0, 1)
+    alpha = np.clip(0.5 + (_hairline(azimuth, cut)[None] - 2 + ragged - polar) / 7, 0, 1)
     colour = np.clip(np.array(look.hair_colour) * np.clip(shade, 0.3, 1.8)[..., None], 0, 255)
     return np.concatenate([colour, 255 * alpha[..., None]], -1).astype(np.uint8)
 
@@ -204,7 +234,7 @@ def _dental_faces() -> tuple[Ints, Ints, Floats]:
     return used.astype(np.int32), faces, np.stack([u, v], -1).astype(np.float32)[faces]
 
 
-def mouth_parts(identity: Identity) -> list[tuple[Part, NDArray[np.uint8]]]:
+def mouth_parts(identity: Identity, look: Look) -> list[tuple[Part, NDArray[np.uint8]]]:
     """Teeth and tongue from the helper meshes, with textures."""
     head = base_head()
     used, faces, uv = _dental_faces()
@@ -213,7 +243,7 @@ def mouth_parts(identity: Identity) -> list[tuple[Part, NDArray[np.uint8]]]:
     used, inverse = np.unique(head.mesh.faces[mask], return_inverse=True)
     faces = inverse.reshape(-1, 4).astype(np.int32)
     tongue = _helper_part("tongue", identity, used.astype(np.int32), faces, np.zeros((*faces.shape, 2), np.float32))
-    return [(teeth, _teeth_paint()), (tongue, np.full((4, 4, 4), (172, 92, 88, 255), np.uint8))]
+    return [(teeth, _teeth_paint(look)), (tongue, np.full((4, 4, 4), (172, 92, 88, 255), np.uint8))]
 
 
 def _helper_part(name: str, identity: Identity, used: Ints, faces: Ints, uv: Floats) -> Part:
@@ -229,13 +259,13 @@ def _helper_part(name: str, identity: Identity, used: Ints, faces: Ints, uv: Flo
     )
 
 
-def _teeth_paint() -> NDArray[np.uint8]:
-    """Fourteen ivory teeth with soft gaps under a pink gum; uint8 [64, 512, 4], row 0 at v = 1."""
+def _teeth_paint(look: Look) -> NDArray[np.uint8]:
+    """Fourteen teeth with soft gaps under a pink gum; uint8 [64, 512, 4], row 0 at v = 1."""
     u = (np.arange(512) + 0.5) / 512
     v = (1 - (np.arange(64) + 0.5) / 64)[:, None]
     gap = np.abs((u * 22) % 1 - 0.5) * 2
     gum_edge = 0.30 - 0.10 * (1 - gap**2)
-    ivory = np.array([226, 216, 198.0]) * (1 - 0.45 * smoothstep(0.84, 1.0, gap))[None, :, None]
+    ivory = np.array(look.ivory) * (1 - 0.45 * smoothstep(0.84, 1.0, gap))[None, :, None]
     gum = np.array([176, 92, 92.0])
     share = smoothstep(-0.05, 0.05, v - gum_edge)[..., None]
     colour = gum + share * (ivory - gum)

@@ -55,7 +55,7 @@ vec3 ambient(vec3 n) { return mix(ground, sky, n.y * 0.5 + 0.5) * seen.x; }
 """
 
 _SKIN = """
-uniform float oil; uniform float pore; uniform sampler2D detail, folds; uniform vec4 fold;
+uniform float oil, pore, openness; uniform sampler2D detail, folds; uniform vec4 fold;
 float soft(float d, float w) { return clamp((d + w) / ((1.0 + w) * (1.0 + w)), 0.0, 1.0); }
 vec3 scattered(vec3 sharp, vec3 smooth_n, vec3 l) {
   vec3 w = vec3(0.40, 0.18, 0.11);
@@ -84,7 +84,8 @@ void main() {
     + rim_colour * gloss(bumpy, v, rim, 0.45) * seen.x) * (1.0 - mouth);
   c *= mix(vec3(0.80, 0.70, 0.66), vec3(1.0), smoothstep(0.0, 0.75, seen.x));
   float grazing = 1.0 - max(dot(n, v), 0.0); c += sky * 0.06 * grazing * grazing * grazing * grazing * seen.x;
-  c = mix(c, vec3(0.055, 0.012, 0.010) * (0.25 + dot(sky, vec3(0.33))), mouth);
+  if (mouth > 0.5) c = vec3(0.30, 0.075, 0.065) * (light_inside() + 0.02) * openness
+    * (key_colour * max(dot(n, key) * 0.5 + 0.5, 0.0) + fill_colour * 0.5 + sky * 0.6);
   colour = vec4(film(c), 1.0);
 }
 """
@@ -94,9 +95,12 @@ uniform float alpha_min, alpha_gain, shine; uniform vec4 fringe; uniform sampler
 void main() {
   vec4 texel = texture(albedo, uv); float alpha = texel.a * alpha_gain;
   if (alpha < alpha_min) discard;
-  if (fringe.w > 0.5 && unturned.z > fringe.y && abs(unturned.x) < fringe.z
-      && unturned.y < fringe.x + 0.17 * (texture(detail, vec2(unturned.x * 1.9, 0.3)).b - 0.5)
-        + 0.10 * abs(unturned.x)) discard;
+  if (fringe.w > 0.5 && unturned.z > fringe.y && abs(unturned.x) < fringe.z) {
+    float lock = texture(detail, vec2(unturned.x * 0.35, 0.3)).b, hairs = texture(detail, vec2(uv.x * 6.0, 0.7)).b;
+    float tip = fringe.x + 0.20 * (lock - 0.5) + 0.13 * (hairs - 0.5) + 0.16 * abs(unturned.x);
+    alpha *= smoothstep(-0.05, 0.05, unturned.y - tip);
+    if (alpha < alpha_min) discard;
+  }
   vec3 v = normalize(eye - place), n = normalize(normal); if (dot(n, v) < 0.0) n = -n;
   float strand = texture(detail, vec2(uv.x * 9.0, uv.y * 0.5)).b - 0.5;
   vec3 t = normalize(tangent + 1e-6 + n * strand * 0.45), c = vec3(0.0);
@@ -128,12 +132,22 @@ void main() {
 }
 """
 
+_INSIDE = """
+uniform float corner; uniform vec2 depth_range, lips;
+float light_inside() {
+  float deep = smoothstep(depth_range.x, depth_range.y, unturned.z), aside = abs(unturned.x) / corner;
+  float bow = 0.75 * (lips.x - lips.y) * aside * aside;
+  float roof = smoothstep(-0.02, 0.05, lips.x - 0.5 * bow - unturned.y);
+  float floor_ = smoothstep(-0.02, 0.04, unturned.y - lips.y - 0.5 * bow);
+  return mix(0.03, 1.0, deep * deep) * smoothstep(1.05, 0.40, aside) * mix(0.45, 1.0, roof) * mix(0.55, 1.0, floor_);
+}
+"""
+
 _MOUTH = """
-uniform float openness, wetness, corner; uniform vec2 depth_range;
+uniform float openness, wetness;
 void main() {
   vec3 v = normalize(eye - place), n = normalize(normal), a = read(albedo, uv);
-  float inside = mix(0.05, 1.0, smoothstep(depth_range.x, depth_range.y, unturned.z)) * openness;
-  inside *= smoothstep(1.05, 0.45, abs(unturned.x) / corner);
+  float inside = light_inside() * openness;
   float lit = mix(0.4, 1.0, seen.y);
   vec3 c = a * (key_colour * max(dot(n, key) * 0.6 + 0.4, 0.0) * lit + fill_colour * max(dot(n, fill) * 0.6 + 0.4, 0.0)
     + mix(ground, sky, n.y * 0.5 + 0.5)) * inside;
@@ -152,14 +166,16 @@ void main() {
   vec3 v = normalize(eye - place), n = normalize(normal), d = normalize(raw);
   float r = length(d.xy), angle = atan(d.y, d.x);
   float left = step(0.0, unturned.x); vec2 lid = mix(lids.zw, lids.xy, left);
-  float shade = smoothstep(-0.01, 0.10, lid.x - unturned.y) * smoothstep(-0.03, 0.045, unturned.y - lid.y);
+  float under = lid.x - unturned.y, above = unturned.y - lid.y;
+  float shade = smoothstep(-0.01, 0.10, under) * smoothstep(-0.03, 0.045, above);
   float side = smoothstep(0.98, 0.55, r); shade = mix(0.22, 1.0, shade) * mix(0.45, 1.0, side);
+  shade *= mix(0.35, 1.0, smoothstep(0.0, 0.022, under));
   float vein = noise(angle * 14.0 + 3.0 * noise(r * 20.0)) * smoothstep(iris_size, 0.95, r);
   float blood = redness * (0.25 * smoothstep(0.55, 1.0, r) + 0.35 * vein * vein);
   vec3 a = mix(vec3(0.55, 0.52, 0.49), vec3(0.50, 0.23, 0.19), blood);
   float k = r / iris_size;
   float fibres = 0.65 + 0.5 * noise(angle * 22.0 + 6.0) * noise(angle * 9.0 + k * 3.0) + 0.15 * noise(angle * 60.0);
-  vec3 iris = mix(iris_inner, iris_colour, smoothstep(pupil_size, pupil_size + 0.38, k)) * fibres;
+  vec3 iris = mix(iris_inner, iris_colour, smoothstep(pupil_size, pupil_size + 0.38, k)) * fibres * 1.25;
   iris *= mix(1.0, 0.22, smoothstep(0.74, 1.0, k));
   iris *= 0.75 + 0.6 * clamp(0.5 - dot(d.xy, (transpose(gaze_turn) * key).xy) / iris_size * 0.6, 0.0, 1.0);
   iris = mix(vec3(0.004), iris, smoothstep(pupil_size - 0.05, pupil_size + 0.05, k));
@@ -171,6 +187,7 @@ void main() {
   vec3 mirrored = reflect(-v, cornea); float open_eye = 0.35 + 0.65 * shade;
   c += open_eye * key_colour * lit * (1.1 * smoothstep(0.955, 0.975, dot(mirrored, key)) + 0.02);
   c += open_eye * fill_colour * 0.5 * smoothstep(0.95, 0.98, dot(mirrored, fill));
+  c += (key_colour * lit + sky) * 0.16 * smoothstep(0.016, 0.004, abs(above - 0.006)) * side;
   c += shade * shade * sky * 0.035 * (1.0 + 2.0 * smoothstep(1.1, 0.8, k) * smoothstep(0.1, 0.5, n.y + 0.2));
   colour = vec4(film(c), 1.0);
 }
@@ -209,7 +226,8 @@ FRAGMENTS: dict[str, str] = {
 def fragment(material: str, shadows: bool, detail: bool) -> str:
     """Source of a material's fragment shader with the wanted features compiled in."""
     defines = "#define SHADOWS\n" * shadows + "#define DETAIL\n" * detail
-    return "#version 330\n" + defines + _COMMON + FRAGMENTS[material]
+    inside = _INSIDE if material in ("skin", "mouth") else ""
+    return "#version 330\n" + defines + _COMMON + inside + FRAGMENTS[material]
 
 
 SCREEN_VERTEX = """

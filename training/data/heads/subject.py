@@ -85,10 +85,11 @@ class HeadSubject:
         positions = {name: gpu.piece.part.positions(rows) for name, gpu in self._scene.parts.items()}
         eyes = gaze_turn(pose, self._rest)
         positions["eyes"] = self._turn_eyes(eyes)
+        mouth = self._mouth_light(rows, positions["teeth"])
         uniforms = {
+            **mouth,
             "eyes": {"lids": self._lid_heights(rows), "gaze_turn": eyes},
-            "body": {"fold": self._folds(rows)},
-            **self._mouth_light(rows, positions["teeth"]),
+            "body": {"fold": self._folds(rows), **mouth["body"]},
         }
         return Motion(positions, head_turn(pose, self._rest), self._pivot, uniforms)
 
@@ -97,11 +98,15 @@ class HeadSubject:
         openness = min(1.0, max(float(rows[UNIT["jawOpen"]]), 0.0) * 1.2 + 0.35)
         places = self._landmarks.unturned(rows)
         corner = float(places[INDEX["mouth_left"], 0] - places[INDEX["mouth_right"], 0]) / 2
+        lips = tuple(float(places[INDEX[name], 1]) for name in ("lip_upper_inner", "lip_lower_inner"))
         front = float(teeth[:, 2].max())
-        shared: dict[str, UniformValue] = {"depth_range": (front - 0.75, front - 0.03), "corner": corner}
+        shared: dict[str, UniformValue] = {
+            "depth_range": (front - 0.75, front - 0.03), "corner": corner, "lips": lips,
+        }  # fmt: skip
         return {
-            "teeth": {**shared, "openness": 0.62 * openness + 0.22, "wetness": 1.0},
-            "tongue": {**shared, "openness": 0.40 * openness + 0.12, "wetness": 0.4},
+            "body": {**shared, "openness": 0.75 * openness + 0.1},
+            "teeth": {**shared, "openness": 0.55 * openness + 0.42, "wetness": 1.0},
+            "tongue": {**shared, "openness": 0.75 * openness + 0.35, "wetness": 0.6},
         }
 
     def _folds(self, rows: Floats) -> tuple[float, float, float, float]:

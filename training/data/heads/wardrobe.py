@@ -83,6 +83,7 @@ class Look:
     beard: str | None
     beard_density: float
     glasses: Glasses | None
+    ivory: Colour
 
 
 def sample_look(identity: Identity, rng: np.random.Generator) -> Look:
@@ -116,6 +117,7 @@ def sample_look(identity: Identity, rng: np.random.Generator) -> Look:
         beard=BEARD_STYLES[rng.integers(len(BEARD_STYLES))] if rng.random() < 0.42 * identity.male else None,
         beard_density=float(rng.uniform(0.55, 0.95)),
         glasses=sample_glasses(rng, identity.age),
+        ivory=_pick_ivory(identity, rng),
     )
 
 
@@ -149,6 +151,13 @@ def _pick_iris(ancestry: str, rng: np.random.Generator) -> tuple[Colour, Colour]
     outer, inner = _IRISES[names[rng.integers(len(names))]]
     vary = rng.uniform(0.85, 1.2)
     return tuple(float(c * vary) for c in outer), tuple(float(c * vary) for c in inner)
+
+
+def _pick_ivory(identity: Identity, rng: np.random.Generator) -> Colour:
+    """Enamel from bright to yellow; it yellows and darkens with age."""
+    worn = float(np.clip(rng.uniform(0, 0.6) + 0.5 * identity.age, 0, 1))
+    colour = (1 - worn) * np.array([238, 233, 222.0]) + worn * np.array([214, 196, 160.0])
+    return tuple(float(c) for c in colour)
 
 
 def _muted_colour(rng: np.random.Generator) -> Floats:
@@ -254,6 +263,18 @@ def cloth_texture(path: Path, look: Look) -> NDArray[np.uint8]:
             else 1
         )
     return np.concatenate([rgb.astype(np.uint8), image[..., 3:]], -1)
+
+
+def teeth_texture(path: Path, ivory: Colour) -> NDArray[np.uint8]:
+    """Teeth as painted, in a person's ivory, in gums as pink as living ones. uint8 RGBA."""
+    image = _read_image(path, 4)
+    rgb = image[..., :3].astype(np.float32) / 255
+    grey = rgb.max(-1, keepdims=True)
+    red = np.clip(4 * (rgb[..., :1] - rgb[..., 1:].max(-1, keepdims=True)), 0, 1)
+    enamel = np.array(ivory, np.float32) / 255 * np.clip(0.25 + 0.95 * grey, 0, 1)
+    gum = np.float32([0.80, 0.45, 0.44]) * np.clip(0.45 + 0.75 * grey, 0, 1)
+    painted = enamel + red * (gum - enamel)
+    return np.concatenate([(255 * painted).astype(np.uint8), image[..., 3:]], -1)
 
 
 def plain_texture(path: Path) -> NDArray[np.uint8]:
