@@ -16,7 +16,7 @@ from training.data.voices import voice, voice_names
 HIBARI_VOICES = 400
 VARIANTS = 6
 """Speakers made of each voice of the cache, see training.data.voices.voice."""
-EXPRESSION_SHARE = 0.3
+EXPRESSION_SHARE = 0.4
 HEARD_SHARE = 0.7
 """Of the feelings, those that the voice has, too; the others show in the face alone, as with a flat synthetic voice."""
 Pool = dict[str, tuple[str, ...]]
