@@ -16,6 +16,7 @@ from engine.backends.base import Floats, Reference
 from engine.backends.mock import MockBackend
 from engine.errors import AvatarError
 from engine.worker.base import Face, Pictures, Slot, Step, Worker
+from engine.worker.thread import ThreadWorker
 from engine.worker.warmup import blank_step
 
 CONFIG = MockBackend.config
@@ -184,3 +185,25 @@ def run(test: Callable[[], Awaitable[T]]) -> T:
 async def happens(event: threading.Event) -> None:
     """Wait for an event of another thread."""
     assert await asyncio.to_thread(event.wait, 10)
+
+
+async def start(backend: Any = None, capacity: int | None = 4, picture_px: int = 16) -> ThreadWorker:
+    worker = ThreadWorker(backend or Remembering(), "test", picture_px, capacity)
+    await worker.start()
+    return worker
+
+
+def in_worker(test: Any, **options: Any) -> Any:
+    """Run `test(worker, backend)` with a worker of its own."""
+
+    async def body() -> Any:
+        backend = options.pop("backend", None) or Remembering()
+        worker = await start(backend, **options)
+        try:
+            return await test(worker, backend)
+        finally:
+            if isinstance(backend, Remembering):
+                backend.release()
+            await worker.aclose()
+
+    return run(body)
