@@ -74,12 +74,14 @@ def open_quickest(
         raise BackendUnavailableError(f"no backend can run model {bundle.name} here ({told or 'none is installed'})")
     if len(opened) == 1:
         return next(iter(opened.values()))
-    return _quickest({name: opened[name] for name in names if name in opened}, reasons, _key(names, bundle, threads))
+    return _quickest(
+        {name: opened[name] for name in names if name in opened}, reasons, situation(names, bundle, threads)
+    )
 
 
 def recalled(names: Sequence[str], bundle: Bundle, threads: int | None) -> Measured | None:
     """What was measured before, if nothing has changed since that matters."""
-    kept = _MEMORY.recall().get(_key(names, bundle, threads), {})
+    kept = _MEMORY.recall().get(situation(names, bundle, threads), {})
     try:
         ms = {str(name): float(value) for name, value in kept["ms"].items()}
         unfit = {str(name): str(why) for name, why in kept["unfit"].items()}
@@ -177,8 +179,8 @@ def _denoise_inputs(backend: Backend, reference: Mapping[str, NDArray[Any]]) -> 
     }
 
 
-def _key(names: Sequence[str], bundle: Bundle, threads: int | None) -> str:
-    """Whatever may change which backend is quickest."""
+def situation(names: Sequence[str], bundle: Bundle, threads: int | None) -> str:
+    """A name for whatever may change which backend is quickest, and how quick it is."""
     facts = [
         processor_id(),
         usable_cores(),

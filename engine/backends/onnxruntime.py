@@ -55,7 +55,7 @@ class _Graph:
         if self._session.get_providers()[0] != provider.name:
             raise BackendUnavailableError(
                 f"{provider.package} has {provider.name}, but it does not start; see its page for the libraries it"
-                " needs, or use --backend auto"
+                " needs"
             )
 
     def __call__(self, inputs: Arrays) -> Sequence[NDArray[Any]]:
@@ -63,17 +63,21 @@ class _Graph:
         return outputs
 
 
+def check_device(device: str = CPU) -> None:
+    """Raise BackendUnavailableError unless this ONNX Runtime was built with the device's provider."""
+    provider = PROVIDERS[device]
+    if provider.name not in ort.get_available_providers():
+        raise BackendUnavailableError(
+            f"ONNX Runtime {ort.__version__} here has no {provider.name}: pip install {provider.package}"
+        )
+
+
 def open_backend(bundle: Bundle, threads: int | None = None, device: str = CPU) -> StagedBackend:
     """Load every stage. threads: of the CPU, per stage, None for one a core. device: a key of PROVIDERS.
 
     Raises BundleCorruptError, or BackendUnavailableError when this ONNX Runtime cannot run the graphs there.
     """
-    provider = PROVIDERS[device]
-    if provider.name not in ort.get_available_providers():
-        raise BackendUnavailableError(
-            f"ONNX Runtime {ort.__version__} here has no {provider.name}: pip install {provider.package},"
-            " or use --backend auto"
-        )
+    check_device(device)
     graphs = {}
     # Elsewhere than on a CPU eight bits were not measured.
     for stage, path in stage_files(bundle, () if device == CPU else STAGES).items():

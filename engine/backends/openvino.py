@@ -39,6 +39,11 @@ class _Graph:
         return [np.array(tensor.data) for tensor in self._request.output_tensors]
 
 
+def check_device(device: str = CPU) -> None:
+    """Raise BackendUnavailableError unless OpenVINO finds the device here."""
+    _open_core(device)
+
+
 def open_backend(bundle: Bundle, threads: int | None = None, device: str = CPU) -> StagedBackend:
     """Compile every stage, or read what was compiled before. threads: per stage, None for one a core.
 
@@ -46,8 +51,8 @@ def open_backend(bundle: Bundle, threads: int | None = None, device: str = CPU) 
     CPU has it, the others in float32; elsewhere the device's own choice is taken, which is float16 as a rule.
     Raises BundleCorruptError, or BackendUnavailableError when this OpenVINO cannot run the graphs there.
     """
+    core = _open_core(device)
     try:
-        core = _open_core(device)
         compiled = _Compiler(core, bundle, threads, device).open()
     except RuntimeError as error:
         raise BackendUnavailableError(
@@ -58,12 +63,14 @@ def open_backend(bundle: Bundle, threads: int | None = None, device: str = CPU) 
 
 
 def _open_core(device: str) -> ov.Core:
-    core = ov.Core()
-    found = core.available_devices
+    try:
+        core = ov.Core()
+        found = core.available_devices
+    except RuntimeError as error:
+        raise BackendUnavailableError(f"OpenVINO {ov.__version__} does not start: {error}") from error
     if not any(name.partition(".")[0] == device for name in found):
         raise BackendUnavailableError(
-            f"OpenVINO finds no {device} here, only {', '.join(found) or 'nothing'}; install its driver,"
-            " or use --backend auto"
+            f"OpenVINO finds no {device} here, only {', '.join(found) or 'nothing'}; install its driver"
         )
     return core
 

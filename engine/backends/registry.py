@@ -26,10 +26,12 @@ from engine.errors import BackendUnavailableError
 @dataclass(frozen=True, slots=True)
 class Kind:
     """A backend: `engine.backends.{module}.open_backend(bundle, threads, device)`, without device where that is empty,
-    which raises BackendUnavailableError when it cannot run the bundle here.
+    which raises BackendUnavailableError when it cannot run the bundle here. If the module has `check_device(device)`,
+    that raises it too, at once, when no bundle could be run.
 
     packages: any of them must be there to be imported. install: what to give to pip. measured: `auto` may take it.
-    gpu: it computes on one. reads: libraries whose artefacts it runs, beside bundles of ONNX graphs.
+    gpu: it computes on one. reads: libraries whose artefacts it runs, beside bundles of ONNX graphs. needs: a file that
+    a bundle must have for it. system: the only one that can have it, as sys.platform names it.
     """
 
     name: str
@@ -40,6 +42,13 @@ class Kind:
     measured: bool = True
     gpu: bool = False
     reads: tuple[str, ...] = ()
+    needs: str = ""
+    system: str = ""
+
+    @property
+    def possible(self) -> bool:
+        """Whether this system can have it at all."""
+        return self.system in ("", sys.platform)
 
 
 KINDS = (
@@ -47,22 +56,29 @@ KINDS = (
     # Compiles for minutes at its first blocks, without a word.
     Kind("onnxruntime:tensorrt", "onnxruntime", ("onnxruntime",), "onnxruntime-gpu", "tensorrt", False, gpu=True),
     Kind("openvino:gpu", "openvino", ("openvino",), "openvino", "GPU", gpu=True, reads=("openvino",)),
-    Kind("onnxruntime:directml", "onnxruntime", ("onnxruntime",), "onnxruntime-directml", "directml", gpu=True),
-    Kind("onnxruntime:coreml", "onnxruntime", ("onnxruntime",), "onnxruntime", "coreml", gpu=True),
+    Kind(
+        "onnxruntime:directml",
+        "onnxruntime",
+        ("onnxruntime",),
+        "onnxruntime-directml",
+        "directml",
+        gpu=True,
+        system="win32",
+    ),
+    Kind("onnxruntime:coreml", "onnxruntime", ("onnxruntime",), "onnxruntime", "coreml", gpu=True, system="darwin"),
     Kind("openvino", "openvino", ("openvino",), "openvino", reads=("openvino",)),
     Kind("onnxruntime", "onnxruntime", ("onnxruntime",), "onnxruntime"),
     # NPUs want every length fixed, which these graphs are not.
     Kind("openvino:npu", "openvino", ("openvino",), "openvino", "NPU", False, reads=("openvino",)),
-    # The yardstick, from a checkpoint beside the graphs: slow to load, and for development.
-    Kind("torch", "torch", ("torch",), "torch", measured=False, reads=("torch",)),
-)  # fmt: skip
+    # The yardstick, from a checkpoint beside the graphs: for development.
+    Kind("torch", "torch", ("torch",), "'visavis[export]'", measured=False, needs="model.safetensors"),
+)
 """The one list: in the order of preference where nothing was measured."""
 
 NAMES = (*(kind.name for kind in KINDS), "mock")
 CHOICES = ("auto", *NAMES)
 
 _LAST_RESORT = "torch"
-_CHECKPOINT = "model.safetensors"
 
 
 def check_name(name: str) -> None:
@@ -85,7 +101,7 @@ def candidates(bundle: Bundle) -> list[str]:
     """What `auto` chooses from: installed, and able to read the bundle's graphs."""
     library = made_for(bundle)
     fitting = [kind for kind in KINDS if not library or library in kind.reads]
-    return [kind.name for kind in fitting if kind.measured and installed(kind) and _possible(kind)]
+    return [kind.name for kind in fitting if kind.measured and kind.possible and installed(kind)]
 
 
 def usual_backend() -> str:
@@ -98,7 +114,12 @@ def open_backend(name: str, bundle: Bundle, threads: int | None = None) -> Backe
     check_name(name)
     if name == "mock":
         return MockBackend()
-    return open_auto(bundle, threads) if name == "auto" else _open_named(name, bundle, threads)
+    if name == "auto":
+        return open_auto(bundle, threads)
+    try:
+        return _open_named(name, bundle, threads)
+    except BackendUnavailableError as error:
+        raise type(error)(f"{error}. Or use --backend auto, which takes what there is") from error
 
 
 def open_auto(bundle: Bundle, threads: int | None = None, *, again: bool = False) -> Backend:
@@ -107,7 +128,8 @@ def open_auto(bundle: Bundle, threads: int | None = None, *, again: bool = False
     try:
         backend = open_quickest(names, bundle, threads, _open_named, again=again)
     except BackendUnavailableError as error:
-        if _CHECKPOINT not in bundle.files or find_spec(_LAST_RESORT) is None:
+        last = kind_of(_LAST_RESORT)
+        if last.needs not in bundle.files or not installed(last):
             raise
         tell(NoticeKind.FALLBACK, f"{error}; using {_LAST_RESORT}, which is slow")
         return _open_named(_LAST_RESORT, bundle, threads)
@@ -129,20 +151,14 @@ def fallback_line(taken: str, names: Sequence[str]) -> str:
 def _open_named(name: str, bundle: Bundle, threads: int | None) -> Backend:
     kind = kind_of(name)
     if not installed(kind):
+        raise BackendUnavailableError(f"backend {name} is not installed: pip install {kind.install}")
+    try:
+        module = import_module(f"engine.backends.{kind.module}")
+    except (ImportError, OSError) as error:  # A wheel of another system, or without its libraries.
         raise BackendUnavailableError(
-            f"backend {name} is not installed: pip install {kind.install}, or use --backend auto"
-        )
-    module = import_module(f"engine.backends.{kind.module}")
+            f"backend {name} is installed but cannot be loaded ({error}): pip install --force-reinstall {kind.install}"
+        ) from error
     backend: Backend = (
         module.open_backend(bundle, threads, kind.device) if kind.device else module.open_backend(bundle, threads)
     )
     return backend
-
-
-def _possible(kind: Kind) -> bool:
-    """Whether this system can have it at all; asks nothing that takes time."""
-    if kind.device == "directml":
-        return sys.platform == "win32"
-    if kind.device == "coreml":
-        return sys.platform == "darwin"
-    return True
