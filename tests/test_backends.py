@@ -19,7 +19,7 @@ from engine.backends.mock import MockBackend
 from engine.backends.notices import Notice, NoticeKind, notices_to
 from engine.backends.registry import KINDS, candidates, kind_of, open_backend, usual_backend
 from engine.bundle import Bundle, find_bundle
-from engine.errors import ArtefactStaleError, BackendUnavailableError
+from engine.errors import ArtefactStaleError, BackendFailedError, BackendUnavailableError
 from engine.model.config import TINY
 
 
@@ -64,7 +64,7 @@ class Opener:
 def timed(monkeypatch: pytest.MonkeyPatch) -> dict[str, float]:
     """Seconds of each backend instead of measuring; 1 for others."""
     seconds = {"slow": 2.0}
-    monkeypatch.setattr(choose, "_seconds", lambda backend: seconds.get(backend.name, 1.0))
+    monkeypatch.setattr(choose, "_seconds", lambda backends: {name: seconds.get(name, 1.0) for name in backends})
     return seconds
 
 
@@ -151,6 +151,35 @@ def test_auto_takes_none_that_fails(bundle: Bundle, timed: dict[str, float]) -> 
     assert choose.open_quickest(("quick", "slow", "plain"), bundle, None, Opener()).name == "plain"
     timed.update(slow=float("inf"), plain=float("inf"))
     assert choose.open_quickest(("slow", "plain"), bundle, 1, Opener()).name == "plain"
+
+
+def test_about_as_quick_is_not_quicker() -> None:
+    assert choose.Measured({"first": 10.0, "second": 9.5}).best == "first"
+    assert choose.Measured({"first": 10.0, "second": 8.5}).best == "second"
+
+
+def test_measuring_takes_turns_and_forgets_the_first_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    now, order = [0.0], []
+
+    class Clocked(MockBackend):
+        def __init__(self, name: str, seconds: float) -> None:
+            super().__init__()
+            self.name, self.seconds = name, seconds
+
+        def denoise(self, **inputs: Any) -> Any:
+            now[0] += self.seconds if self.name in order else 100.0
+            order.append(self.name)
+            return super().denoise(**inputs)
+
+    class Failing(MockBackend):
+        def denoise(self, **inputs: Any) -> Any:
+            raise BackendFailedError("no")
+
+    monkeypatch.setattr(choose, "perf_counter", lambda: now[0])
+    backends = {"a": Clocked("a", 0.02), "b": Clocked("b", 0.01), "failing": Failing()}
+    seconds = choose._seconds(backends)
+    assert seconds == {"a": pytest.approx(0.02), "b": pytest.approx(0.01), "failing": float("inf")}
+    assert order[:6] == ["a", "b"] * 3
 
 
 def test_default_order_puts_graphics_first_and_the_plainest_last() -> None:
