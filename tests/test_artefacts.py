@@ -119,6 +119,8 @@ def test_altered_and_absent_files_are_refused(tmp_path: Path) -> None:
         {"files": ["a"]},
         {"origin": {"library": "x", "library_version": "1", "surprise": 1}},
         {"origin": None},
+        {"origin": {"library": "x", "library_version": 1}},
+        {"origin": {"library": "x", "library_version": "1", "sources": []}},
     ],
 )
 def test_manifest_that_makes_no_sense_is_refused(tmp_path: Path, change: dict[str, object]) -> None:
@@ -246,6 +248,13 @@ def test_a_killed_builder_leaves_no_lock(tmp_path: Path, folder: Path) -> None:
     os.utime(left[0], (0, 0))
     prune(folder)
     assert not list(folder.glob(".new-*")), "nobody's any more"
+
+
+def test_who_waits_is_told(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    answers = iter([False, False, True])
+    monkeypatch.setattr(engines, "_try_lock", lambda _: next(answers))
+    monkeypatch.setattr(engines, "_PATIENCE_S", 0.0)
+    assert told(Builder())[0] == "waiting for another process, which builds engines of x"
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="locks by flock")

@@ -19,7 +19,7 @@ from engine.backends.mock import MockBackend
 from engine.backends.notices import Notice, NoticeKind, notices_to
 from engine.backends.registry import KINDS, candidates, kind_of, open_backend, usual_backend
 from engine.bundle import Bundle, find_bundle
-from engine.errors import ArtefactStaleError, BackendFailedError, BackendUnavailableError
+from engine.errors import ArtefactStaleError, BackendFailedError, BackendUnavailableError, BundleCorruptError
 from engine.model.config import TINY
 
 
@@ -71,9 +71,9 @@ def timed(monkeypatch: pytest.MonkeyPatch) -> dict[str, float]:
 def test_auto_measures_once(bundle: Bundle, timed: dict[str, float]) -> None:
     first, again, other = Opener(), Opener(), Opener()
     names = ("slow", "broken", "quick")
-    assert choose.open_quickest(names, bundle, None, first).name == "quick"
+    assert choose.open_quickest(names, bundle, None, first)[0] == "quick"
     assert first.opened == list(names)
-    assert choose.open_quickest(names, bundle, None, again).name == "quick"
+    assert choose.open_quickest(names, bundle, None, again)[0] == "quick"
     assert again.opened == ["quick"], "the choice is remembered"
     choose.open_quickest(names, bundle, 1, other)
     assert len(other.opened) == 3, "another number of threads is another question"
@@ -85,17 +85,17 @@ def test_auto_measures_once(bundle: Bundle, timed: dict[str, float]) -> None:
 
 def test_auto_measures_again_when_asked_or_when_the_choice_is_gone(bundle: Bundle, timed: dict[str, float]) -> None:
     names = ("a", "b")
-    assert choose.open_quickest(names, bundle, None, Opener()).name == "a"
+    assert choose.open_quickest(names, bundle, None, Opener())[0] == "a"
     timed["a"] = 3.0
-    assert choose.open_quickest(names, bundle, None, Opener()).name == "a"
-    assert choose.open_quickest(names, bundle, None, Opener(), again=True).name == "b"
+    assert choose.open_quickest(names, bundle, None, Opener())[0] == "a"
+    assert choose.open_quickest(names, bundle, None, Opener(), again=True)[0] == "b"
 
     def without_b(name: str, *_: object) -> Backend:
         if name == "b":
             raise BackendUnavailableError("its driver is gone")
         return a_mock(name)
 
-    assert choose.open_quickest(names, bundle, None, without_b).name == "a"
+    assert choose.open_quickest(names, bundle, None, without_b)[0] == "a"
 
 
 def test_a_change_of_machine_or_version_is_a_new_question(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -117,10 +117,10 @@ def test_auto_works_without_a_memory(
 ) -> None:
     (own_cache / "choices").mkdir(parents=True)
     (own_cache / "choices" / "measured.json").write_text("{ not json")
-    assert choose.open_quickest(("slow", "quick"), bundle, None, Opener()).name == "quick"
+    assert choose.open_quickest(("slow", "quick"), bundle, None, Opener())[0] == "quick"
     (own_cache / "file").write_text("")
     monkeypatch.setenv(FOLDER_VARIABLE, str(own_cache / "file"))
-    assert choose.open_quickest(("slow", "quick"), bundle, None, Opener()).name == "quick"
+    assert choose.open_quickest(("slow", "quick"), bundle, None, Opener())[0] == "quick"
     with pytest.raises(BackendUnavailableError, match="broken: it is broken"):
         choose.open_quickest(("broken",), bundle, None, Opener())
 
@@ -141,16 +141,16 @@ def test_auto_takes_none_that_draws_other_pictures(bundle: Bundle, timed: dict[s
     def opener(name: str, *_: object) -> Backend:
         return Wrong() if name == "wrong" else a_mock(name)
 
-    assert choose.open_quickest(names, bundle, None, opener).name == "plain"
+    assert choose.open_quickest(names, bundle, None, opener)[0] == "plain"
     kept = choose.recalled(names, bundle, None)
     assert kept is not None and kept.unfit == {"wrong": "its pictures are not those of plain"}
 
 
 def test_auto_takes_none_that_fails(bundle: Bundle, timed: dict[str, float]) -> None:
     timed["quick"] = float("inf")
-    assert choose.open_quickest(("quick", "slow", "plain"), bundle, None, Opener()).name == "plain"
+    assert choose.open_quickest(("quick", "slow", "plain"), bundle, None, Opener())[0] == "plain"
     timed.update(slow=float("inf"), plain=float("inf"))
-    assert choose.open_quickest(("slow", "plain"), bundle, 1, Opener()).name == "plain"
+    assert choose.open_quickest(("slow", "plain"), bundle, 1, Opener())[0] == "plain"
 
 
 def test_about_as_quick_is_not_quicker() -> None:
@@ -276,6 +276,13 @@ def test_an_artefact_goes_to_who_reads_it(bundle: Bundle, monkeypatch: pytest.Mo
     ours = candidates(made_for(bundle, "openvino"))
     assert "openvino" in ours and not any(name.startswith("onnxruntime") for name in ours)
     assert candidates(made_for(bundle, "unheard of")) == []
+
+
+@pytest.mark.parametrize("origin", [[], "openvino", {"library": "openvino"}, {"library": 3, "library_version": "1"}])
+def test_an_origin_that_makes_no_sense_is_refused(bundle: Bundle, origin: object) -> None:
+    broken = Bundle(bundle.root, "x", TINY, bundle.sampling, bundle.files, {ORIGIN_KEY: origin})
+    with pytest.raises(BundleCorruptError, match="origin"):
+        open_backend("auto", broken)
 
 
 def test_an_artefact_of_another_library_is_refused(bundle: Bundle) -> None:

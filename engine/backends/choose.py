@@ -21,7 +21,7 @@ from engine.backends.base import REFERENCE_PX, Backend, Floats, Reference
 from engine.backends.cache import Memory
 from engine.backends.hardware import processor_id, usable_cores, written_gpus
 from engine.bundle import Bundle
-from engine.errors import AvatarError, BackendUnavailableError
+from engine.errors import ArtefactError, AvatarError, BackendUnavailableError
 
 Opener = Callable[[str, Bundle, int | None], Backend]
 
@@ -56,7 +56,7 @@ class Measured:
 
 def open_quickest(
     names: Sequence[str], bundle: Bundle, threads: int | None, opener: Opener, *, again: bool = False
-) -> Backend:
+) -> tuple[str, Backend]:
     """The remembered choice, or else the quickest of those that open and agree; one alone is not measured.
 
     names: in order of preference, the plainest last. again: measure whatever is remembered. Raises
@@ -69,16 +69,16 @@ def open_quickest(
     for name in sorted(names, key=lambda name: known is None or name != known.best):
         try:
             opened[name] = opener(name, bundle, threads)
-        except BackendUnavailableError as error:
+        except (BackendUnavailableError, ArtefactError) as error:
             reasons[name] = str(error)
             continue
         if known is not None and name == known.best:
-            return opened[name]
+            return name, opened[name]
     if not opened:
         told = "; ".join(f"{name}: {why}" for name, why in reasons.items())
         raise BackendUnavailableError(f"no backend can run model {bundle.name} here ({told or 'none is installed'})")
     if len(opened) == 1:
-        return next(iter(opened.values()))
+        return next(iter(opened.items()))
     return _quickest(
         {name: opened[name] for name in names if name in opened}, reasons, situation(names, bundle, threads)
     )
@@ -95,7 +95,7 @@ def recalled(names: Sequence[str], bundle: Bundle, threads: int | None) -> Measu
     return Measured(ms, unfit) if ms else None
 
 
-def _quickest(opened: dict[str, Backend], reasons: Mapping[str, str], key: str) -> Backend:
+def _quickest(opened: dict[str, Backend], reasons: Mapping[str, str], key: str) -> tuple[str, Backend]:
     """Measure, remember, and close all but the best."""
     plainest = list(opened)[-1]
     expected = _pictures(opened[plainest])
@@ -111,7 +111,7 @@ def _quickest(opened: dict[str, Backend], reasons: Mapping[str, str], key: str) 
     for name in set(opened) - {measured.best}:
         opened[name].close()
     _MEMORY.keep(key, asdict(measured))
-    return opened[measured.best]
+    return measured.best, opened[measured.best]
 
 
 def _seconds(backends: Mapping[str, Backend]) -> dict[str, float]:

@@ -14,7 +14,7 @@ import numpy as np
 import openvino as ov
 from numpy.typing import NDArray
 
-from engine.backends.artefacts import ORIGIN_KEY, Origin, graph_hashes
+from engine.backends.artefacts import Origin, graph_hashes, origin_of
 from engine.backends.engines import obtained
 from engine.backends.hardware import processor_id
 from engine.backends.staged import BF16_KEY, ONNX, STAGES, Arrays, StagedBackend, made_for, stage_files
@@ -77,12 +77,12 @@ def _open_core(device: str) -> ov.Core:
 
 def _check_reader(bundle: Bundle) -> None:
     """OpenVINO reads what older ones have written, not the other way round."""
-    if made_for(bundle) != LIBRARY:
+    origin = origin_of(bundle)
+    if origin is None or origin.library != LIBRARY:
         return
-    writer = str(bundle.manifest[ORIGIN_KEY].get("library_version", ""))
-    if _release(writer) > _release(ov.__version__):
+    if _release(origin.library_version) > _release(ov.__version__):
         raise ArtefactStaleError(
-            f"model {bundle.name} was exported by OpenVINO {writer}, newer than {ov.__version__} here;"
+            f"model {bundle.name} was exported by OpenVINO {origin.library_version}, newer than {ov.__version__} here;"
             " pip install -U openvino, or export it again"
         )
 
