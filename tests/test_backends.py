@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -21,6 +22,7 @@ from engine.backends.registry import KINDS, candidates, kind_of, open_backend, u
 from engine.bundle import Bundle, find_bundle
 from engine.errors import ArtefactStaleError, BackendFailedError, BackendUnavailableError, BundleCorruptError
 from engine.model.config import TINY
+from engine.worker.process import ProcessWorker
 
 
 @pytest.fixture(autouse=True)
@@ -224,7 +226,21 @@ def test_a_missing_backend_falls_back_with_one_line(
     monkeypatch.setattr(registry, "written_gpus", lambda: ())
     told = lines_of(lambda: open_backend("auto", bundle))
     assert len(told) == 1 and f"{usual_backend()} is not installed" in told[0] and f"using {other}" in told[0]
-    assert [record.getMessage() for record in caplog.records] == [f"visavis: {told[0]}"]
+    assert [record.getMessage() for record in caplog.records] == [f"visavis: fallback: {told[0]}"]
+
+
+def test_what_a_child_process_tells_is_passed_on() -> None:
+    async def read() -> None:
+        reader = asyncio.StreamReader()
+        for part in (b"some library: warning\nvisavis: build", b"ing: building engines of x\nand so on"):
+            reader.feed_data(part)
+        reader.feed_eof()
+        await ProcessWorker(["nothing"])._read_log(SimpleNamespace(stderr=reader))  # type: ignore[arg-type]
+
+    notices: list[Notice] = []
+    with notices_to(notices.append):
+        asyncio.run(read())
+    assert notices == [Notice(NoticeKind.BUILDING, "building engines of x")]
 
 
 def test_nothing_is_said_when_all_is_well(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -129,7 +129,7 @@ def _put(new: Path, place: Path, scratch: Path) -> None:
 
 def _announce(what: str, why: str, quick: bool) -> None:
     if why or not quick:
-        tell(NoticeKind.BUILDING, f"building {what} for this machine" + (f", since {why}" if why else ""))
+        tell(NoticeKind.BUILDING, f"{what} for this machine" + (f", since {why}" if why else ""))
 
 
 def prune(folder: Path, keep: str = "", limit: int | None = None) -> None:
