@@ -18,7 +18,7 @@ from typing import Any
 
 import engine
 from engine.bundle import Bundle, is_inside, sha256_of
-from engine.errors import ArtefactCorruptError, ArtefactStaleError, BundleCorruptError
+from engine.errors import ArtefactCorruptError, BundleCorruptError
 
 FORMAT = 1
 MANIFEST = "artefact.json"
@@ -114,11 +114,6 @@ class Artefact:
         """Check every file. Raises ArtefactCorruptError."""
         for name in self.files:
             self.file(name)
-
-    def must_fit(self, wanted: Origin) -> None:
-        """Raise ArtefactStaleError, which says what differs, unless this is what is wanted."""
-        if wrong := self.origin.differences(wanted):
-            raise ArtefactStaleError(f"artefact {self.root} does not fit: {'; '.join(wrong)}. Export it again here")
 
 
 def write_artefact(folder: Path, origin: Origin) -> Artefact:
