@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -68,6 +69,14 @@ class Case:
 
     def parity(self, runtime: str, bundle: Bundle) -> Parity:
         return compare_streams(self.streamed, list(roll_out(open_backend(runtime, bundle, 1), self.scene)))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def no_cache() -> Iterator[None]:
+    """For what is made once for all tests: before any of them has a cache of its own."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(FOLDER_VARIABLE, "")
+        yield
 
 
 @pytest.fixture(autouse=True)
@@ -342,9 +351,7 @@ def test_kept_graphs_that_openvino_cannot_read_are_compiled(case: Case, own_cach
 def in_own_format(case: Case, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The bundle in OpenVINO's own format, by the command."""
     out = tmp_path_factory.mktemp("own") / "small"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv(FOLDER_VARIABLE, "")
-        assert main(["export", "openvino", str(case.bundle.root), "-o", str(out), "--threads", "1", "--json"]) == 0
+    assert main(["export", "openvino", str(case.bundle.root), "-o", str(out), "--threads", "1", "--json"]) == 0
     return out
 
 
