@@ -292,6 +292,11 @@ def test_an_artefact_goes_to_who_reads_it(bundle: Bundle, monkeypatch: pytest.Mo
     ours = candidates(made_for(bundle, "openvino"))
     assert "openvino" in ours and not any(name.startswith("onnxruntime") for name in ours)
     assert candidates(made_for(bundle, "unheard of")) == []
+    monkeypatch.setattr(registry, "find_spec", lambda _: None)
+    with pytest.raises(
+        BackendUnavailableError, match="exported for openvino, which is not installed: pip install open"
+    ):
+        open_backend("auto", made_for(bundle, "openvino"))
 
 
 @pytest.mark.parametrize("origin", [[], "openvino", {"library": "openvino"}, {"library": 3, "library_version": "1"}])

@@ -19,6 +19,7 @@ from apps.cli import main  # noqa: E402
 from engine.backends.artefacts import ORIGIN_KEY, Origin, read_artefact, write_artefact  # noqa: E402
 from engine.backends.cache import FOLDER_VARIABLE  # noqa: E402
 from engine.backends.compose import compose  # noqa: E402
+from engine.backends.notices import Notice, notices_to  # noqa: E402
 from engine.backends.registry import open_backend  # noqa: E402
 from engine.backends.torch import TorchBackend, open_checkpoint  # noqa: E402
 from engine.bundle import Bundle, read_bundle, sha256_of  # noqa: E402
@@ -337,14 +338,17 @@ def test_kept_graphs_compute_the_same(case: Case, own_cache: Path, monkeypatch: 
         open_backend("openvino", case.plain, 2)
 
 
-def test_kept_graphs_that_openvino_cannot_read_are_compiled(case: Case, own_cache: Path) -> None:
+def test_kept_graphs_that_openvino_refuses_are_built_again(case: Case, own_cache: Path) -> None:
     """As after an update that the version does not tell of."""
     open_backend("openvino", case.plain, 1)
     entry = next((own_cache / "engines").glob("[!.]*"))
-    origin = read_artefact(entry).origin
     (entry / "decode.blob").write_bytes(b"of another build")
-    write_artefact(entry, origin)
-    assert case.parity("openvino", case.plain).worst_db >= FLOAT_DB
+    write_artefact(entry, read_artefact(entry).origin)
+    notices: list[Notice] = []
+    with notices_to(notices.append):
+        assert case.parity("openvino", case.plain).worst_db >= FLOAT_DB
+        open_backend("openvino", case.plain, 1)
+    assert len(notices) == 1 and "what was kept is refused" in notices[0].text
 
 
 @pytest.fixture(scope="module")

@@ -58,6 +58,15 @@ def obtained(origin: Origin, build: Build, what: str, *, quick: bool = False, wa
         yield _make(origin, build, Path(scratch)).root
 
 
+def discard(origin: Origin, what: str, why: str) -> None:
+    """Forget a sound entry that the library refuses all the same, so that it is built again; told in a line."""
+    folder = cache_folder(FOLDER)
+    if folder is not None and (folder / origin.key).exists():
+        reason = why.strip().rpartition("\n")[2]
+        tell(NoticeKind.BUILDING, f"{what} for this machine, since what was kept is refused: {reason}")
+        shutil.rmtree(folder / origin.key, ignore_errors=True)
+
+
 def _from_cache(folder: Path, origin: Origin, build: Build, what: str, quick: bool, wait_s: float) -> Artefact | None:
     """None when the folder cannot be used, as on a full disk."""
     found, _ = _kept(folder, origin)

@@ -15,7 +15,7 @@ import openvino as ov
 from numpy.typing import NDArray
 
 from engine.backends.artefacts import Origin, graph_hashes, origin_of
-from engine.backends.engines import obtained
+from engine.backends.engines import discard, obtained
 from engine.backends.hardware import processor_id
 from engine.backends.staged import BF16_KEY, ONNX, STAGES, Arrays, StagedBackend, made_for, stage_files
 from engine.bundle import Bundle
@@ -116,12 +116,22 @@ class _Compiler:
 
     def open(self) -> dict[str, ov.CompiledModel]:
         """By stage. Raises RuntimeError, which is OpenVINO's own."""
-        what = f"OpenVINO's graphs of {self._bundle.name}"
-        with obtained(self._origin(), self._keep, what, quick=self._device == CPU) as folder:
-            try:
-                return {stage: self._read(stage, folder) for stage in self._files}
-            except RuntimeError:  # A driver that OpenVINO does not tell of has changed, say.
-                return {stage: self._compile(stage) for stage in self._files}
+        try:
+            return self._obtain()
+        except RuntimeError as error:
+            if self._made:
+                raise
+            # Kept by a driver or a build of the library that differs in something that it does not tell.
+            discard(self._origin(), self._what, str(error))
+            return self._obtain()
+
+    @property
+    def _what(self) -> str:
+        return f"OpenVINO's graphs of {self._bundle.name}"
+
+    def _obtain(self) -> dict[str, ov.CompiledModel]:
+        with obtained(self._origin(), self._keep, self._what, quick=self._device == CPU) as folder:
+            return {stage: self._read(stage, folder) for stage in self._files}
 
     def _origin(self) -> Origin:
         return Origin(

@@ -125,6 +125,11 @@ def open_backend(name: str, bundle: Bundle, threads: int | None = None) -> Backe
 def open_auto(bundle: Bundle, threads: int | None = None, *, again: bool = False) -> tuple[str, Backend]:
     """The quickest backend and its name here; see engine.backends.choose. again: measure whatever is remembered."""
     names = candidates(bundle)
+    if not names and (library := made_for(bundle)):
+        install = next((kind.install for kind in KINDS if library in kind.reads), library)
+        raise BackendUnavailableError(
+            f"model {bundle.name} was exported for {library}, which is not installed: pip install {install}"
+        )
     try:
         taken, backend = open_quickest(names, bundle, threads, _open_named, again=again)
     except BackendUnavailableError as error:
