@@ -19,6 +19,7 @@ from engine.bundle import Bundle, read_bundle
 from engine.errors import BundleCorruptError, FileMissingError, UnreadableFileError
 from engine.model.avatar import AvatarModel, load_model
 from export.card import model_card
+from export.folders import replace_folder
 from export.manifest import make_manifest, write_manifest
 from export.onnx import share_weights, to_onnx
 from export.scenes import Scene
@@ -116,14 +117,6 @@ def verify(bundle: Bundle) -> None:
                 raise BundleCorruptError(f"{path} is not a valid graph: {error}") from error
     if missing := {f"{stage}.onnx" for stage in STAGES} - set(bundle.files):
         raise BundleCorruptError(f"model bundle {bundle.root} lacks {', '.join(sorted(missing))}; export it again")
-
-
-def replace_folder(new: Path, out: Path) -> None:
-    """Put a finished folder in the place of another; the old one is gone only after the new one stands."""
-    old = new.parent / "replaced"
-    if out.exists():
-        out.rename(old)
-    new.rename(out)
 
 
 def _write_graphs(model: AvatarModel, folder: Path, half: bool) -> None:

@@ -11,7 +11,7 @@ from engine.backends.mock import MockBackend
 from engine.bundle import Bundle
 from engine.errors import BackendUnavailableError
 
-NAMES = ("openvino", "onnxruntime", "torch", "mock")
+NAMES = ("openvino", "onnxruntime", "tensorrt", "torch", "mock")
 """Every name but `mock` is a module of this package with `open_backend(bundle, threads) -> Backend`,
 which raises BackendUnavailableError when the bundle has no graphs for it."""
 
@@ -19,6 +19,9 @@ CHOICES = ("auto", *NAMES)
 
 _GRAPHS = ("openvino", "onnxruntime")
 """What `auto` chooses from."""
+
+_PACKAGES = {"tensorrt": ("tensorrt", "tensorrt_rtx")}
+"""Packages of which a backend needs one, where that is not the package of its own name."""
 
 
 def check_name(name: str) -> None:
@@ -34,7 +37,8 @@ def open_backend(name: str, bundle: Bundle, threads: int | None = None) -> Backe
         return MockBackend()
     if name == "auto":
         return open_quickest(_GRAPHS, bundle, threads, open_backend)
-    if find_spec(name) is None or find_spec(f"engine.backends.{name}") is None:
+    packages = _PACKAGES.get(name, (name,))
+    if not any(map(find_spec, packages)) or find_spec(f"engine.backends.{name}") is None:
         raise BackendUnavailableError(f"backend {name} is not installed; install it or use --backend auto")
     backend: Backend = import_module(f"engine.backends.{name}").open_backend(bundle, threads)
     return backend
