@@ -148,12 +148,5 @@ def test_help_needs_no_heavy_import() -> None:
     assert subprocess.run([sys.executable, "-c", probe], check=False).returncode == 0
 
 
-def test_doctor(capsys: pytest.CaptureFixture[str]) -> None:
-    code = main(["doctor", "--json"])
-    report = json.loads(capsys.readouterr().out)
-    assert code == (0 if report["ready"] else 1)
-    assert report["packages"]["runtime"]["numpy"]
-
-
 def test_states_are_named_as_the_help_says() -> None:
     assert [state.name.lower() for state in AvatarState] == ["speaking", "listening", "idle"]

@@ -23,7 +23,7 @@ from engine.backends.gpu.build import ENGINE, Plan, build_engine, build_into  # 
 from engine.backends.gpu.library import open_library  # noqa: E402
 from engine.backends.gpu.origin import origin_of  # noqa: E402
 from engine.backends.gpu.stage import EngineStage  # noqa: E402
-from engine.backends.notices import listening  # noqa: E402
+from engine.backends.notices import notices_to  # noqa: E402
 from engine.backends.registry import open_backend  # noqa: E402
 from engine.backends.tensorrt import FOLDER_VARIABLE, OWN_FOLDER, TensorrtBackend, find_artefact, open_with  # noqa: E402
 from engine.bundle import Bundle, read_bundle, shipped_models  # noqa: E402
@@ -218,7 +218,7 @@ def test_engines_are_built_again_once_for_another(
     shipped: Bundle, exported: Path, gpu: FakeGpu, library: dict[str, str], own_cache: Path
 ) -> None:
     lines: list[str] = []
-    with listening(lambda notice: lines.append(notice.text)):
+    with notices_to(lambda notice: lines.append(notice.text)):
         opened(shipped, exported, gpu, **library).close()
         told = len(lines)
         opened(shipped, exported, gpu, **library).close()

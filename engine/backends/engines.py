@@ -13,6 +13,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from time import monotonic, sleep, time
 from typing import BinaryIO
@@ -85,11 +86,12 @@ def _kept(folder: Path, origin: Origin) -> tuple[Artefact | None, str]:
 
 
 def _outdated(folder: Path, origin: Origin) -> str:
-    """What sets a kept artefact of the same library and sources apart from the wanted one, if there is such."""
+    """What has changed on this machine since the same was built, if it was: library, device or driver."""
     for manifest in folder.glob(f"*/{MANIFEST}"):
         with suppress(ArtefactCorruptError):
             other = read_artefact(manifest.parent).origin
-            if (other.library, other.sources) == (origin.library, origin.sources):
+            here = replace(other, library_version=origin.library_version, device=origin.device, driver=origin.driver)
+            if here == origin:
                 return "; ".join(other.differences(origin))
     return ""
 
@@ -133,9 +135,9 @@ def _announce(what: str, why: str, quick: bool) -> None:
         tell(NoticeKind.BUILDING, f"building {what} for this machine" + (f", since {why}" if why else ""))
 
 
-def prune(folder: Path, keep: str = "", limit_bytes: int | None = None) -> None:
+def prune(folder: Path, keep: str = "", limit: int | None = None) -> None:
     """Remove what was not used for longest until the rest is within the limit, and what was abandoned half-made."""
-    limit = _limit_bytes() if limit_bytes is None else limit_bytes
+    limit = limit_bytes() if limit is None else limit
     for aside in folder.glob(f"{_ASIDE}*"):
         with suppress(OSError):
             if time() - aside.stat().st_mtime > _ABANDONED_S:
@@ -167,7 +169,7 @@ def folder_bytes(folder: Path) -> int:
     return sum(sizes)
 
 
-def _limit_bytes() -> int:
+def limit_bytes() -> int:
     given = os.environ.get(LIMIT_VARIABLE, "")
     return int(given if given.isdecimal() else LIMIT_MB) * 1_000_000
 

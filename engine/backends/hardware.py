@@ -62,8 +62,8 @@ def memory_bytes() -> int | None:
 
 @lru_cache(maxsize=1)
 def nvidia_gpus() -> tuple[Gpu, ...]:
-    """NVIDIA's, at no cost where there are none: by their driver's tool, or what the driver writes down."""
-    return _asked_gpus() or _written_gpus()
+    """NVIDIA's, at no cost where there are none: by the driver's tool, which takes a moment."""
+    return _asked_gpus() or written_gpus()
 
 
 def _asked_gpus() -> tuple[Gpu, ...]:
@@ -79,7 +79,8 @@ def _asked_gpus() -> tuple[Gpu, ...]:
     return tuple(Gpu(r[0], r[1], int(r[2]) << 20 if r[2].isdecimal() else None) for r in rows if len(r) == 3)
 
 
-def _written_gpus() -> tuple[Gpu, ...]:
+def written_gpus() -> tuple[Gpu, ...]:
+    """NVIDIA's, as far as their driver's notes in the file system go: at once, and on Linux only."""
     words = _first_line(_NVIDIA / "version").split()
     driver = next((word for word in words if word[:1].isdigit() and "." in word), "")
     names = (_named(path, "Model") for path in sorted((_NVIDIA / "gpus").glob("*/information")))

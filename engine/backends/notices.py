@@ -39,7 +39,7 @@ def tell(kind: NoticeKind, text: str) -> None:
 
 
 @contextmanager
-def listening(listener: Listener) -> Iterator[None]:
+def notices_to(listener: Listener) -> Iterator[None]:
     """Pass every notice of this process to the listener, in the thread that gives it, until the block is left."""
     global _listeners
     _listeners = (*_listeners, listener)

@@ -14,16 +14,16 @@ import numpy as np
 import openvino as ov
 from numpy.typing import NDArray
 
-from engine.backends.artefacts import Origin, graph_hashes
+from engine.backends.artefacts import ORIGIN_KEY, Origin, graph_hashes
 from engine.backends.engines import obtained
 from engine.backends.hardware import processor_id
 from engine.backends.staged import BF16_KEY, ONNX, STAGES, Arrays, StagedBackend, made_for, stage_files
 from engine.bundle import Bundle
-from engine.errors import BackendUnavailableError
+from engine.errors import ArtefactStaleError, BackendUnavailableError
 
 LIBRARY = "openvino"
 CPU = "CPU"
-_IR, _BLOB = ".xml", ".blob"
+IR, _BLOB = ".xml", ".blob"
 
 
 class _Graph:
@@ -39,6 +39,11 @@ class _Graph:
         return [np.array(tensor.data) for tensor in self._request.output_tensors]
 
 
+def check_device(device: str = CPU) -> None:
+    """Raise BackendUnavailableError unless OpenVINO finds the device here."""
+    _open_core(device)
+
+
 def open_backend(bundle: Bundle, threads: int | None = None, device: str = CPU) -> StagedBackend:
     """Compile every stage, or read what was compiled before. threads: per stage, None for one a core.
 
@@ -46,8 +51,8 @@ def open_backend(bundle: Bundle, threads: int | None = None, device: str = CPU) 
     CPU has it, the others in float32; elsewhere the device's own choice is taken, which is float16 as a rule.
     Raises BundleCorruptError, or BackendUnavailableError when this OpenVINO cannot run the graphs there.
     """
+    core = _open_core(device)
     try:
-        core = _open_core(device)
         compiled = _Compiler(core, bundle, threads, device).open()
     except RuntimeError as error:
         raise BackendUnavailableError(
@@ -58,14 +63,33 @@ def open_backend(bundle: Bundle, threads: int | None = None, device: str = CPU) 
 
 
 def _open_core(device: str) -> ov.Core:
-    core = ov.Core()
-    found = core.available_devices
+    try:
+        core = ov.Core()
+        found = core.available_devices
+    except RuntimeError as error:
+        raise BackendUnavailableError(f"OpenVINO {ov.__version__} does not start: {error}") from error
     if not any(name.partition(".")[0] == device for name in found):
         raise BackendUnavailableError(
-            f"OpenVINO finds no {device} here, only {', '.join(found) or 'nothing'}; install its driver,"
-            " or use --backend auto"
+            f"OpenVINO finds no {device} here, only {', '.join(found) or 'nothing'}; install its driver"
         )
     return core
+
+
+def _check_reader(bundle: Bundle) -> None:
+    """OpenVINO reads what older ones have written, not the other way round."""
+    if made_for(bundle) != LIBRARY:
+        return
+    writer = str(bundle.manifest[ORIGIN_KEY].get("library_version", ""))
+    if _release(writer) > _release(ov.__version__):
+        raise ArtefactStaleError(
+            f"model {bundle.name} was exported by OpenVINO {writer}, newer than {ov.__version__} here;"
+            " pip install -U openvino, or export it again"
+        )
+
+
+def _release(openvino_version: str) -> tuple[int, ...]:
+    """Year and number: (2026, 4) of 2026.4.1-22982-e213a147257."""
+    return tuple(int(part) for part in openvino_version.partition("-")[0].split(".")[:2] if part.isdecimal())
 
 
 def _device_id(core: ov.Core, device: str) -> str:
@@ -83,9 +107,10 @@ class _Compiler:
     def __init__(self, core: ov.Core, bundle: Bundle, threads: int | None, device: str) -> None:
         self._core, self._bundle, self._threads, self._device = core, bundle, threads, device
         self._made: dict[str, ov.CompiledModel] = {}
+        _check_reader(bundle)
         native = core.get_property(device, "OPTIMIZATION_CAPABILITIES") if device == CPU else ()
         self._coarse = set(bundle.manifest.get(BF16_KEY, ())) if "BF16" in native else set()
-        ending = _IR if made_for(bundle) == LIBRARY else ONNX
+        ending = IR if made_for(bundle) == LIBRARY else ONNX
         # Elsewhere than on a CPU eight bits were not measured.
         self._files = stage_files(bundle, self._coarse if device == CPU else STAGES, ending)
 

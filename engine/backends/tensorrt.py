@@ -49,6 +49,12 @@ def open_backend(bundle: Bundle, threads: int | None = None) -> TensorrtBackend:
     return open_with(bundle, artefact, library, open_device())
 
 
+def check_device() -> None:
+    """Raise BackendUnavailableError unless there are a TensorRT and a GPU for it."""
+    open_library()
+    open_device()
+
+
 def open_with(bundle: Bundle, artefact: Artefact, library: Library, device: Device) -> TensorrtBackend:
     """The engines of an artefact, or others built from its graphs, by this library on this device."""
     engines = fitting_engines(bundle, artefact, library, device)

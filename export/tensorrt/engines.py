@@ -17,7 +17,7 @@ from engine.backends.gpu.origin import origin_of
 from engine.backends.staged import ALIGNER, STAGES, WEIGHTS
 from engine.bundle import Bundle
 from engine.errors import ArgumentError, BundleCorruptError
-from export.folders import replace_folder
+from export.manifest import replace_folder
 from export.tensorrt.compose import with_composition
 from export.tensorrt.typed import PRECISIONS, typed
 
