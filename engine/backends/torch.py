@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from engine.model.config import ModelConfig
 from engine.model.denoiser import Conditions
 
 CHECKPOINT = "model.safetensors"
+TORCH_TENSORRT = "torch_tensorrt"
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +65,8 @@ class TorchBackend:
         compiler = self._placement.compiler
         if not compiler:
             return stage
+        if compiler == TORCH_TENSORRT:
+            _need_torch_tensorrt()
         if compiler == "inductor":
             return torch.compile(stage, mode="reduce-overhead", dynamic=False)
         return torch.compile(stage, backend=compiler, dynamic=False)
@@ -131,6 +135,18 @@ class TorchBackend:
 
     def close(self) -> None:
         pass
+
+
+def _need_torch_tensorrt() -> None:
+    """Importing it is what makes it known to torch.compile."""
+    try:
+        import_module(TORCH_TENSORRT)
+    except (ImportError, OSError) as error:
+        short = ".".join(torch.__version__.split(".")[:2])
+        raise BackendUnavailableError(
+            f"torch-tensorrt is not installed ({error}): pip install 'torch-tensorrt=={short}.*', which goes with this "
+            "torch and brings TensorRT"
+        ) from error
 
 
 def _check_device(name: str) -> None:
