@@ -37,7 +37,8 @@ from engine.errors import (  # noqa: E402
 from engine.scheduler import MAX_BATCH  # noqa: E402
 from export.parity import FLOAT_DB, compare  # noqa: E402
 from export.scenes import make_scenes, stand_in_portrait  # noqa: E402
-from export.tensorrt.engines import SESSIONS, ranges, typed_graphs  # noqa: E402
+from export.tensorrt.engines import typed_graphs  # noqa: E402
+from export.tensorrt.extents import SESSIONS, ranges  # noqa: E402
 from export.tensorrt.typed import HEAVY, PRECISIONS  # noqa: E402
 
 SIDE = 160
@@ -66,7 +67,7 @@ def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def exported(shipped: Bundle, graphs: dict[str, bytes], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An artefact that a pretended TensorRT built for sm_86."""
     folder = tmp_path_factory.mktemp("engines")
-    library, plan = fake_library(FakeGpu()), Plan("fp16", ranges(shipped), ("sm_86",))
+    library, plan = fake_library(FakeGpu()), Plan("fp16", ranges(shipped.config, shipped.sampling), ("sm_86",))
     build_into(folder, library, graphs, plan, lambda _: None)
     write_artefact(folder, origin_of(library, plan, graph_hashes(shipped), tuple(graphs)))
     return folder
@@ -126,14 +127,14 @@ def test_engines_of_every_stage_build_without_a_gpu(shipped: Bundle, tmp_path: P
 @needs_rtx
 @pytest.mark.parametrize("precision", ["bf16", "fp32"])
 def test_other_precisions_build_too(shipped: Bundle, precision: str) -> None:
-    plan = Plan(precision, ranges(shipped), ("sm_86",))
+    plan = Plan(precision, ranges(shipped.config, shipped.sampling), ("sm_86",))
     audio = typed_graphs(shipped, precision)["audio"].SerializeToString()
     assert build_engine(open_library(("tensorrt_rtx",)), "audio", audio, plan)
 
 
 @needs_rtx
 def test_a_target_that_the_library_lacks_is_named(shipped: Bundle, graphs: dict[str, bytes]) -> None:
-    plan = Plan("fp16", ranges(shipped), ("sm_90",))
+    plan = Plan("fp16", ranges(shipped.config, shipped.sampling), ("sm_90",))
     with pytest.raises(BackendUnavailableError, match=r"no target sm_90; it has .*SM86"):
         build_engine(open_library(("tensorrt_rtx",)), "audio", graphs["audio"], plan)
 

@@ -66,7 +66,7 @@ class TorchBackend:
         if not compiler:
             return stage
         if compiler == TORCH_TENSORRT:
-            _need_torch_tensorrt()
+            need_torch_tensorrt()
         if compiler == "inductor":
             return torch.compile(stage, mode="reduce-overhead", dynamic=False)
         return torch.compile(stage, backend=compiler, dynamic=False)
@@ -137,10 +137,10 @@ class TorchBackend:
         pass
 
 
-def _need_torch_tensorrt() -> None:
-    """Importing it is what makes it known to torch.compile."""
+def need_torch_tensorrt() -> Any:
+    """The module; importing it makes it known to torch.compile. Raises BackendUnavailableError."""
     try:
-        import_module(TORCH_TENSORRT)
+        return import_module(TORCH_TENSORRT)
     except (ImportError, OSError) as error:
         short = ".".join(torch.__version__.split(".")[:2])
         raise BackendUnavailableError(

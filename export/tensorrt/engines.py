@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import onnx
 
 from engine.backends.artefacts import Artefact, graph_hashes, read_artefact, write_artefact
-from engine.backends.base import REFERENCE_PX
-from engine.backends.gpu.build import Plan, Range, Say, build_into, usual_targets
+from engine.backends.gpu.build import Plan, Say, build_into, usual_targets
 from engine.backends.gpu.device import open_device
 from engine.backends.gpu.library import Library
 from engine.backends.gpu.origin import origin_of
@@ -19,13 +18,8 @@ from engine.bundle import Bundle
 from engine.errors import ArgumentError, BundleCorruptError
 from export.manifest import replace_folder
 from export.tensorrt.compose import with_composition
+from export.tensorrt.extents import WINDOWS, ranges
 from export.tensorrt.typed import PRECISIONS, typed
-
-_USUAL_PX, _LARGEST_PX = 512, 1024
-SESSIONS = 8
-"""Most of them in one call; as many as engine.scheduler puts into a batch."""
-_VOICES = 2
-"""Both parties' windows are encoded in one call."""
 
 
 def export_engines(
@@ -42,7 +36,7 @@ def export_engines(
     targets = _targets(library, targets)
     say("typing graphs")
     graphs = {stage: graph.SerializeToString() for stage, graph in typed_graphs(bundle, precision).items()}
-    plan = Plan(precision, ranges(bundle), targets)
+    plan = Plan(precision, ranges(bundle.config, bundle.sampling), targets)
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as scratch:
         folder = Path(scratch) / "new"
@@ -67,19 +61,6 @@ def typed_graphs(bundle: Bundle, precision: str) -> dict[str, onnx.ModelProto]:
     return {name: typed(_load(bundle, name), precision) for name in names}
 
 
-def ranges(bundle: Bundle) -> Mapping[str, Range]:
-    """How far the axes of all graphs may vary: one engine for every block length, tuned for the usual one, since an
-    engine for each of them would multiply build time, disk and memory.
-    """
-    most = max(bundle.config.block_lengths)
-    return {
-        "sessions": (1, 1, SESSIONS),
-        "frames": (1, bundle.sampling.block_frames, most),
-        "windows": (1, _VOICES * bundle.sampling.block_frames, _VOICES * most * SESSIONS),
-        "side": (REFERENCE_PX, _USUAL_PX, _LARGEST_PX),
-    }
-
-
 def _load(bundle: Bundle, stage: str) -> onnx.ModelProto:
     path = bundle.file(f"{stage}.onnx")
     bundle.file(WEIGHTS)
@@ -91,7 +72,7 @@ def _load(bundle: Bundle, stage: str) -> onnx.ModelProto:
         return with_composition(graph)
     if stage == "audio":
         # Windows come from many sessions at once, so this axis is longer than a block.
-        graph.graph.input[0].type.tensor_type.shape.dim[0].dim_param = "windows"
-        graph.graph.output[0].type.tensor_type.shape.dim[0].dim_param = "windows"
+        graph.graph.input[0].type.tensor_type.shape.dim[0].dim_param = WINDOWS
+        graph.graph.output[0].type.tensor_type.shape.dim[0].dim_param = WINDOWS
         del graph.graph.value_info[:]
     return graph
