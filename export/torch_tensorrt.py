@@ -65,7 +65,7 @@ def compile_stage(
     library: Any, stage: Stage, extents: Mapping[str, Range], precision: str, path: Path, device: str = "cuda"
 ) -> None:
     """One stage to a file. library: torch_tensorrt. Raises EngineBuildError with what it says."""
-    examples = tuple(tensor.to(device) for tensor in stage.inputs.values())
+    examples = tuple(_example(tensor, stage.dynamic.get(key, {})).to(device) for key, tensor in stage.inputs.items())
     shapes = dynamic_shapes(stage, extents)
     low = PRECISIONS[precision]
     options = {} if low is None else {"enable_autocast": True, "autocast_low_precision_type": low}
@@ -80,6 +80,12 @@ def compile_stage(
         )  # fmt: skip
     except Exception as error:  # Those of torch.export and of converters share no base class.
         raise EngineBuildError(f"Torch-TensorRT cannot compile the {stage.name} stage: {error}") from error
+
+
+def _example(tensor: torch.Tensor, axes: Mapping[int, str]) -> torch.Tensor:
+    """torch.export takes an extent of 1 for one that never varies."""
+    doubled = [2 if axis in axes and size == 1 else 1 for axis, size in enumerate(tensor.shape)]
+    return tensor.repeat(doubled)
 
 
 def dynamic_shapes(stage: Stage, extents: Mapping[str, Range]) -> tuple[dict[int, Any] | None, ...]:

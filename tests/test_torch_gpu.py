@@ -100,6 +100,15 @@ def test_a_stage_is_traced_with_its_ranges_and_saved(model: AvatarModel, tmp_pat
         assert torch.allclose(traced(some), model.audio(some), atol=1e-5)
 
 
+def test_the_denoiser_is_traced_for_any_number_of_sessions_and_frames(model: AvatarModel, tmp_path: Path) -> None:
+    library, extents = FakeTorchTensorrt(), ranges(TINY, Sampling())
+    denoise = next(stage for stage in stages(model) if stage.name == "denoise")
+    compile_stage(library, denoise, extents, "fp32", tmp_path / "denoise.ep", device="cpu")
+    assert "enable_autocast" not in library.told
+    varying = sorted((int(r.lower), int(r.upper)) for r in library.told["program"].range_constraints.values())
+    assert varying == [(1, extents["sessions"][2]), (1, extents["frames"][2])]
+
+
 def test_every_stage_tells_how_far_its_inputs_vary(model: AvatarModel) -> None:
     extents = ranges(TINY, Sampling())
     for stage in stages(model):
