@@ -20,12 +20,13 @@ from apps.cli import main  # noqa: E402
 from engine.backends.artefacts import MANIFEST, Artefact, graph_hashes, read_artefact, write_artefact  # noqa: E402
 from engine.backends.cache import FOLDER_VARIABLE as CACHE_VARIABLE  # noqa: E402
 from engine.backends.gpu.build import ENGINE, Plan, build_engine, build_into  # noqa: E402
+from engine.backends.gpu.folder import FOLDER_VARIABLE, OWN_FOLDER  # noqa: E402
 from engine.backends.gpu.library import open_library  # noqa: E402
 from engine.backends.gpu.origin import origin_of  # noqa: E402
 from engine.backends.gpu.stage import EngineStage  # noqa: E402
 from engine.backends.notices import notices_to  # noqa: E402
-from engine.backends.registry import open_backend  # noqa: E402
-from engine.backends.tensorrt import FOLDER_VARIABLE, OWN_FOLDER, TensorrtBackend, find_artefact, open_with  # noqa: E402
+from engine.backends.registry import candidates, kind_of, open_backend  # noqa: E402
+from engine.backends.tensorrt import TensorrtBackend, find_artefact, open_with  # noqa: E402
 from engine.bundle import Bundle, read_bundle, shipped_models  # noqa: E402
 from engine.errors import (  # noqa: E402
     ArtefactCorruptError,
@@ -240,6 +241,15 @@ def test_engines_of_the_bundles_own_folder_are_found(shipped: Bundle, exported: 
     assert find_artefact(replace(shipped, root=root)).root == root / OWN_FOLDER
 
 
+def test_auto_thinks_of_tensorrt_once_engines_were_exported(
+    shipped: Bundle, exported: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("engine.backends.registry.installed", lambda _: True)
+    assert "tensorrt" not in candidates(shipped)
+    monkeypatch.setenv(FOLDER_VARIABLE, str(exported))
+    assert candidates(shipped)[0] == "tensorrt"
+
+
 # --- running
 
 
@@ -252,6 +262,7 @@ def test_fp16_graphs_agree_with_float32_over_a_roll_out(shipped: Bundle, exporte
     backend.close()
     assert result.worst_db >= FLOAT_DB
     assert gpu.launches > 0 and not gpu.memory
+    assert kind_of(backend.name).gpu
 
 
 def test_each_set_of_shapes_is_captured_once_and_then_launched(graphs: dict[str, bytes]) -> None:

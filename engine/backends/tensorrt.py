@@ -8,7 +8,6 @@ among the user's engines; ones of other weights are refused.
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,11 +15,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.backends.artefacts import MANIFEST, Artefact, graph_hashes, read_artefact
+from engine.backends.artefacts import Artefact, graph_hashes, read_artefact
 from engine.backends.base import Floats, Reference
 from engine.backends.engines import obtained
 from engine.backends.gpu.build import build_into
 from engine.backends.gpu.device import Device, open_device
+from engine.backends.gpu.folder import FOLDER_VARIABLE, engines_folder, has_engines
 from engine.backends.gpu.kernels import Kernels, open_kernels
 from engine.backends.gpu.library import NAMES, Library, open_library
 from engine.backends.gpu.origin import engines_in, graphs_in, origin_of, plan_again, serves
@@ -30,10 +30,7 @@ from engine.backends.staged import StagedBackend
 from engine.bundle import Bundle
 from engine.errors import ArtefactCorruptError, ArtefactStaleError, BackendUnavailableError
 
-FOLDER_VARIABLE = "VISAVIS_ENGINES"
-"""Environment variable with a folder of engines to use instead of the bundle's own."""
-OWN_FOLDER = "tensorrt"
-"""Folder of a bundle's engines within the bundle."""
+NAME = "tensorrt"
 
 
 def open_backend(bundle: Bundle, threads: int | None = None) -> TensorrtBackend:
@@ -61,16 +58,14 @@ def open_with(bundle: Bundle, artefact: Artefact, library: Library, device: Devi
     key = hashlib.sha256(b"".join(hashlib.sha256(engine).digest() for engine in engines.values())).hexdigest()
     kernels = open_kernels(library, device, key)
     stages = {stage: EngineStage(stage, library, device, engine, kernels) for stage, engine in engines.items()}
-    return TensorrtBackend(library.name, bundle, stages, kernels)
+    return TensorrtBackend(bundle, stages, kernels)
 
 
 class TensorrtBackend(StagedBackend):
     """Stages on a GPU; pictures are put together there too."""
 
-    def __init__(
-        self, name: str, bundle: Bundle, stages: Mapping[str, EngineStage], kernels: Kernels | None = None
-    ) -> None:
-        super().__init__(name, bundle, stages)
+    def __init__(self, bundle: Bundle, stages: Mapping[str, EngineStage], kernels: Kernels | None = None) -> None:
+        super().__init__(NAME, bundle, stages)
         self._stages, self._kernels = dict(stages), kernels
 
     def decode(self, latents: Floats, reference: Reference, portrait: Floats) -> NDArray[np.uint8]:
@@ -91,12 +86,11 @@ def find_artefact(bundle: Bundle) -> Artefact:
     """The exported engines of a bundle. Raises BackendUnavailableError when there are none, and ArtefactStaleError when
     they were built from other weights, which the graphs beside them have too.
     """
-    named = os.environ.get(FOLDER_VARIABLE)
-    folder = Path(named) if named else bundle.root / OWN_FOLDER
-    if not (folder / MANIFEST).is_file():
-        where = f"{FOLDER_VARIABLE} names {folder}, which holds none" if named else f"looked in {folder}"
+    folder = engines_folder(bundle)
+    if not has_engines(bundle):
         raise BackendUnavailableError(
-            f"model {bundle.name} has no TensorRT engines ({where}); run: visavis export tensorrt {bundle.root}"
+            f"model {bundle.name} has no TensorRT engines in {folder} ({FOLDER_VARIABLE} may name another folder); "
+            f"run: visavis export tensorrt {bundle.root}"
         )
     artefact = read_artefact(folder)
     if artefact.origin.sources != graph_hashes(bundle):

@@ -43,8 +43,8 @@ def run(arguments: argparse.Namespace) -> int:
     """Build the engines. Raises AvatarError."""
     need_packages("onnx")
     from engine.backends.gpu.build import ENGINE
+    from engine.backends.gpu.folder import OWN_FOLDER
     from engine.backends.gpu.library import NAMES, open_library
-    from engine.backends.tensorrt import OWN_FOLDER
     from engine.bundle import find_bundle
     from export.tensorrt.engines import export_engines
 

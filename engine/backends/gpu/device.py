@@ -84,9 +84,7 @@ def open_device(index: int = 0) -> Device:
     status, count = runtime.cudaGetDeviceCount()
     if int(status) or not count:
         reason = runtime.cudaGetErrorString(status)[1]
-        raise BackendUnavailableError(
-            f"there is no NVIDIA GPU with a working driver here ({_text(reason)}); use --backend auto"
-        )
+        raise BackendUnavailableError(f"there is no NVIDIA GPU with a working driver here ({_text(reason)})")
     return CudaDevice(runtime, index)
 
 
