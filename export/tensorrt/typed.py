@@ -102,14 +102,15 @@ class _Typing:
 
     def _keep_exact(self, name: str) -> None:
         """Keep what leads to a tensor in float32, back to the last products."""
-        waiting = [name]
+        waiting, seen = [name], set[str]()
         while waiting:
-            node = self._made_by.get(waiting.pop())
-            if node is None or node.op_type in HEAVY or (id(node) in self._high and node.op_type not in SENSITIVE):
+            source = waiting.pop()
+            node = self._made_by.get(source)
+            if node is None or node.op_type in HEAVY or source in seen:
                 continue
+            seen.add(source)
             self._high.add(id(node))
-            if node.op_type not in SENSITIVE:
-                waiting += [source for source in node.input if source in self._floats]
+            waiting += [name for name in node.input if name in self._floats]
 
     def rewrite(self) -> None:
         nodes: list[onnx.NodeProto] = []
