@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -19,8 +20,9 @@ from engine.backends.mock import MockBackend
 from engine.backends.notices import Notice, NoticeKind, notices_to
 from engine.backends.registry import KINDS, candidates, kind_of, open_backend, usual_backend
 from engine.bundle import Bundle, find_bundle
-from engine.errors import ArtefactStaleError, BackendUnavailableError
+from engine.errors import ArtefactStaleError, BackendFailedError, BackendUnavailableError, BundleCorruptError
 from engine.model.config import TINY
+from engine.worker.process import ProcessWorker
 
 
 @pytest.fixture(autouse=True)
@@ -64,16 +66,16 @@ class Opener:
 def timed(monkeypatch: pytest.MonkeyPatch) -> dict[str, float]:
     """Seconds of each backend instead of measuring; 1 for others."""
     seconds = {"slow": 2.0}
-    monkeypatch.setattr(choose, "_seconds", lambda backend: seconds.get(backend.name, 1.0))
+    monkeypatch.setattr(choose, "_seconds", lambda backends: {name: seconds.get(name, 1.0) for name in backends})
     return seconds
 
 
 def test_auto_measures_once(bundle: Bundle, timed: dict[str, float]) -> None:
     first, again, other = Opener(), Opener(), Opener()
     names = ("slow", "broken", "quick")
-    assert choose.open_quickest(names, bundle, None, first).name == "quick"
+    assert choose.open_quickest(names, bundle, None, first)[0] == "quick"
     assert first.opened == list(names)
-    assert choose.open_quickest(names, bundle, None, again).name == "quick"
+    assert choose.open_quickest(names, bundle, None, again)[0] == "quick"
     assert again.opened == ["quick"], "the choice is remembered"
     choose.open_quickest(names, bundle, 1, other)
     assert len(other.opened) == 3, "another number of threads is another question"
@@ -85,17 +87,17 @@ def test_auto_measures_once(bundle: Bundle, timed: dict[str, float]) -> None:
 
 def test_auto_measures_again_when_asked_or_when_the_choice_is_gone(bundle: Bundle, timed: dict[str, float]) -> None:
     names = ("a", "b")
-    assert choose.open_quickest(names, bundle, None, Opener()).name == "a"
+    assert choose.open_quickest(names, bundle, None, Opener())[0] == "a"
     timed["a"] = 3.0
-    assert choose.open_quickest(names, bundle, None, Opener()).name == "a"
-    assert choose.open_quickest(names, bundle, None, Opener(), again=True).name == "b"
+    assert choose.open_quickest(names, bundle, None, Opener())[0] == "a"
+    assert choose.open_quickest(names, bundle, None, Opener(), again=True)[0] == "b"
 
     def without_b(name: str, *_: object) -> Backend:
         if name == "b":
             raise BackendUnavailableError("its driver is gone")
         return a_mock(name)
 
-    assert choose.open_quickest(names, bundle, None, without_b).name == "a"
+    assert choose.open_quickest(names, bundle, None, without_b)[0] == "a"
 
 
 def test_a_change_of_machine_or_version_is_a_new_question(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -117,10 +119,10 @@ def test_auto_works_without_a_memory(
 ) -> None:
     (own_cache / "choices").mkdir(parents=True)
     (own_cache / "choices" / "measured.json").write_text("{ not json")
-    assert choose.open_quickest(("slow", "quick"), bundle, None, Opener()).name == "quick"
+    assert choose.open_quickest(("slow", "quick"), bundle, None, Opener())[0] == "quick"
     (own_cache / "file").write_text("")
     monkeypatch.setenv(FOLDER_VARIABLE, str(own_cache / "file"))
-    assert choose.open_quickest(("slow", "quick"), bundle, None, Opener()).name == "quick"
+    assert choose.open_quickest(("slow", "quick"), bundle, None, Opener())[0] == "quick"
     with pytest.raises(BackendUnavailableError, match="broken: it is broken"):
         choose.open_quickest(("broken",), bundle, None, Opener())
 
@@ -141,16 +143,45 @@ def test_auto_takes_none_that_draws_other_pictures(bundle: Bundle, timed: dict[s
     def opener(name: str, *_: object) -> Backend:
         return Wrong() if name == "wrong" else a_mock(name)
 
-    assert choose.open_quickest(names, bundle, None, opener).name == "plain"
+    assert choose.open_quickest(names, bundle, None, opener)[0] == "plain"
     kept = choose.recalled(names, bundle, None)
     assert kept is not None and kept.unfit == {"wrong": "its pictures are not those of plain"}
 
 
 def test_auto_takes_none_that_fails(bundle: Bundle, timed: dict[str, float]) -> None:
     timed["quick"] = float("inf")
-    assert choose.open_quickest(("quick", "slow", "plain"), bundle, None, Opener()).name == "plain"
+    assert choose.open_quickest(("quick", "slow", "plain"), bundle, None, Opener())[0] == "plain"
     timed.update(slow=float("inf"), plain=float("inf"))
-    assert choose.open_quickest(("slow", "plain"), bundle, 1, Opener()).name == "plain"
+    assert choose.open_quickest(("slow", "plain"), bundle, 1, Opener())[0] == "plain"
+
+
+def test_about_as_quick_is_not_quicker() -> None:
+    assert choose.Measured({"first": 10.0, "second": 9.5}).best == "first"
+    assert choose.Measured({"first": 10.0, "second": 8.5}).best == "second"
+
+
+def test_measuring_takes_turns_and_forgets_the_first_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    now, order = [0.0], []
+
+    class Clocked(MockBackend):
+        def __init__(self, name: str, seconds: float) -> None:
+            super().__init__()
+            self.name, self.seconds = name, seconds
+
+        def denoise(self, **inputs: Any) -> Any:
+            now[0] += self.seconds if self.name in order else 100.0
+            order.append(self.name)
+            return super().denoise(**inputs)
+
+    class Failing(MockBackend):
+        def denoise(self, **inputs: Any) -> Any:
+            raise BackendFailedError("no")
+
+    monkeypatch.setattr(choose, "perf_counter", lambda: now[0])
+    backends = {"a": Clocked("a", 0.02), "b": Clocked("b", 0.01), "failing": Failing()}
+    seconds = choose._seconds(backends)
+    assert seconds == {"a": pytest.approx(0.02), "b": pytest.approx(0.01), "failing": float("inf")}
+    assert order[:6] == ["a", "b"] * 3
 
 
 def test_default_order_puts_graphics_first_and_the_plainest_last() -> None:
@@ -195,7 +226,21 @@ def test_a_missing_backend_falls_back_with_one_line(
     monkeypatch.setattr(registry, "written_gpus", lambda: ())
     told = lines_of(lambda: open_backend("auto", bundle))
     assert len(told) == 1 and f"{usual_backend()} is not installed" in told[0] and f"using {other}" in told[0]
-    assert [record.getMessage() for record in caplog.records] == [f"visavis: {told[0]}"]
+    assert [record.getMessage() for record in caplog.records] == [f"visavis: fallback: {told[0]}"]
+
+
+def test_what_a_child_process_tells_is_passed_on() -> None:
+    async def read() -> None:
+        reader = asyncio.StreamReader()
+        for part in (b"some library: warning\nvisavis: build", b"ing: building engines of x\nand so on"):
+            reader.feed_data(part)
+        reader.feed_eof()
+        await ProcessWorker(["nothing"])._read_log(SimpleNamespace(stderr=reader))  # type: ignore[arg-type]
+
+    notices: list[Notice] = []
+    with notices_to(notices.append):
+        asyncio.run(read())
+    assert notices == [Notice(NoticeKind.BUILDING, "building engines of x")]
 
 
 def test_nothing_is_said_when_all_is_well(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -247,6 +292,18 @@ def test_an_artefact_goes_to_who_reads_it(bundle: Bundle, monkeypatch: pytest.Mo
     ours = candidates(made_for(bundle, "openvino"))
     assert "openvino" in ours and not any(name.startswith("onnxruntime") for name in ours)
     assert candidates(made_for(bundle, "unheard of")) == []
+    monkeypatch.setattr(registry, "find_spec", lambda _: None)
+    with pytest.raises(
+        BackendUnavailableError, match="exported for openvino, which is not installed: pip install open"
+    ):
+        open_backend("auto", made_for(bundle, "openvino"))
+
+
+@pytest.mark.parametrize("origin", [[], "openvino", {"library": "openvino"}, {"library": 3, "library_version": "1"}])
+def test_an_origin_that_makes_no_sense_is_refused(bundle: Bundle, origin: object) -> None:
+    broken = Bundle(bundle.root, "x", TINY, bundle.sampling, bundle.files, {ORIGIN_KEY: origin})
+    with pytest.raises(BundleCorruptError, match="origin"):
+        open_backend("auto", broken)
 
 
 def test_an_artefact_of_another_library_is_refused(bundle: Bundle) -> None:

@@ -75,11 +75,9 @@ def test_one_alone_is_taken(capsys: pytest.CaptureFixture[str], monkeypatch: pyt
 def test_measuring_is_kept(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[bool] = []
 
-    def open_mock(bundle: object, *, again: bool) -> MockBackend:
+    def open_mock(bundle: object, *, again: bool) -> tuple[str, MockBackend]:
         asked.append(again)
-        backend = MockBackend()
-        backend.name = "openvino"
-        return backend
+        return "openvino", MockBackend()
 
     monkeypatch.setattr(speed, "open_auto", open_mock)
     monkeypatch.setattr(speed, "frames_per_second", lambda engine, size: 1e4 / size)

@@ -11,8 +11,9 @@ from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
+from engine.backends.artefacts import origin_of
 from engine.backends.cache import FOLDER_VARIABLE, cache_folder
-from engine.backends.choose import recalled
+from engine.backends.choose import Measured, recalled
 from engine.backends.engines import folder_bytes, limit_bytes
 from engine.backends.hardware import memory_bytes, nvidia_gpus, processor, processor_features, usable_cores
 from engine.backends.registry import KINDS, Kind, candidates, installed, kind_of, usual_backend
@@ -122,7 +123,7 @@ def choose(states: list[BackendState], bundle: Bundle | None) -> Choice | None:
     if len(usable) == 1:
         return Choice(usable[0].name, "the only one that is usable here")
     if timed:
-        best = min(timed, key=lambda name: timed[name])
+        best = Measured(timed).best
         others = ", ".join(f"{name} {ms:.1f}" for name, ms in timed.items() if name != best)
         beside = f"; {others}" if others else ""
         return Choice(best, f"measured here: {timed[best]:.1f} ms for a block of four frames at 256 px{beside}")
@@ -176,9 +177,7 @@ def _models() -> dict[str, str | None]:
     for manifest in sorted(shipped_models().glob(f"*/{MANIFEST}")):
         faults[manifest.parent.name] = None
         try:
-            bundle = read_bundle(manifest.parent)
-            for name in bundle.files:
-                bundle.file(name)
+            _verify(read_bundle(manifest.parent))
         except AvatarError as error:
             faults[manifest.parent.name] = f"{error.code}: {error}"
     return faults
@@ -188,11 +187,16 @@ def _bundle() -> Bundle | None:
     """What `--model auto` opens, if it is sound."""
     try:
         bundle = find_bundle()
-        for name in bundle.files:
-            bundle.file(name)
+        _verify(bundle)
     except AvatarError:
         return None
     return bundle
+
+
+def _verify(bundle: Bundle) -> None:
+    origin_of(bundle)
+    for name in bundle.files:
+        bundle.file(name)
 
 
 def _has_egl() -> bool | None:

@@ -33,8 +33,8 @@ def kept_speed(bundle: Bundle, backend: str) -> dict[str, Any] | None:
 def measure_speed() -> dict[str, Any]:
     """Measure every backend that `auto` may take, then the speed with the best; both are kept. Raises AvatarError."""
     bundle = find_bundle()
-    with AvatarEngine(open_auto(bundle, again=True), bundle.name) as engine:
-        backend = engine.backend.name
+    backend, opened = open_auto(bundle, again=True)
+    with AvatarEngine(opened, bundle.name) as engine:
         fps = {str(size): round(frames_per_second(engine, size), 1) for size in SIZES_PX}
     speed = {"backend": backend, "fps": fps, "measured": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")}
     _MEMORY.keep(_key(bundle, backend), speed)

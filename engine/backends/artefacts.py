@@ -18,7 +18,7 @@ from typing import Any
 
 import engine
 from engine.bundle import Bundle, is_inside, sha256_of
-from engine.errors import ArtefactCorruptError, ArtefactStaleError
+from engine.errors import ArtefactCorruptError, BundleCorruptError
 
 FORMAT = 1
 MANIFEST = "artefact.json"
@@ -29,6 +29,9 @@ ANY_DEVICE = "any"
 _MANIFEST_BYTES = 1 << 20
 _DIGITS = 32
 _GRAPH_ENDINGS = (".onnx", ".xml", ".bin")
+
+_TEXTS = ("library", "library_version", "device", "driver")
+_TABLES = ("precisions", "sources", "settings")
 
 Setting = str | int | float | bool
 
@@ -60,8 +63,15 @@ class Origin:
 
     @staticmethod
     def from_dict(values: Mapping[str, Any]) -> Origin:
-        """Unknown and missing keys are a TypeError."""
-        return Origin(**values)
+        """Unknown and missing keys, and values of another type, are a TypeError."""
+        origin = Origin(**values)
+        for name in _TEXTS:
+            if not isinstance(getattr(origin, name), str):
+                raise TypeError(f"{name} is no text")
+        for name in _TABLES:
+            if not isinstance(getattr(origin, name), Mapping):
+                raise TypeError(f"{name} is no table")
+        return origin
 
     def differences(self, wanted: Origin) -> list[str]:
         """What keeps an artefact of this origin from being the wanted one, a few words each."""
@@ -105,11 +115,6 @@ class Artefact:
         for name in self.files:
             self.file(name)
 
-    def must_fit(self, wanted: Origin) -> None:
-        """Raise ArtefactStaleError, which says what differs, unless this is what is wanted."""
-        if wrong := self.origin.differences(wanted):
-            raise ArtefactStaleError(f"artefact {self.root} does not fit: {'; '.join(wrong)}. Export it again here")
-
 
 def write_artefact(folder: Path, origin: Origin) -> Artefact:
     """Write the manifest over the files that lie in the folder."""
@@ -152,6 +157,19 @@ def read_artefact(root: Path) -> Artefact:
 def graph_hashes(bundle: Bundle) -> dict[str, str]:
     """Hashes of a bundle's graphs and weights: the sources of what is made of them."""
     return {name: digest for name, digest in sorted(bundle.files.items()) if name.endswith(_GRAPH_ENDINGS)}
+
+
+def origin_of(bundle: Bundle) -> Origin | None:
+    """Where a bundle's graphs come from; None in bundles of before this was written down. Raises BundleCorruptError."""
+    told = bundle.manifest.get(ORIGIN_KEY)
+    if told is None:
+        return None
+    try:
+        return Origin.from_dict(told)
+    except TypeError as error:
+        raise BundleCorruptError(
+            f"the manifest of {bundle.root} says nothing sensible of its origin ({error}); copy or export it again"
+        ) from error
 
 
 def created_by() -> str:

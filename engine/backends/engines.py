@@ -35,7 +35,7 @@ _ASIDE = ".new-"
 _LOCKS = ".locks"
 _ABANDONED_S = 24 * 3600.0
 """Age at which something half-made belongs to nobody any more."""
-_POLL_S = 0.05
+_POLL_S, _PATIENCE_S = 0.05, 2.0
 
 Build = Callable[[Path], None]
 """Writes an artefact's files into an empty folder."""
@@ -58,11 +58,20 @@ def obtained(origin: Origin, build: Build, what: str, *, quick: bool = False, wa
         yield _make(origin, build, Path(scratch)).root
 
 
+def discard(origin: Origin, what: str, why: str) -> None:
+    """Forget a sound entry that the library refuses all the same, so that it is built again; told in a line."""
+    folder = cache_folder(FOLDER)
+    if folder is not None and (folder / origin.key).exists():
+        reason = why.strip().rpartition("\n")[2]
+        tell(NoticeKind.BUILDING, f"{what} for this machine, since what was kept is refused: {reason}")
+        shutil.rmtree(folder / origin.key, ignore_errors=True)
+
+
 def _from_cache(folder: Path, origin: Origin, build: Build, what: str, quick: bool, wait_s: float) -> Artefact | None:
     """None when the folder cannot be used, as on a full disk."""
-    found, why = _kept(folder, origin)
+    found, _ = _kept(folder, origin)
     try:
-        return found or _build_once(folder, origin, build, what, why, quick, wait_s)
+        return found or _build_once(folder, origin, build, what, quick, wait_s)
     except OSError as error:
         tell(NoticeKind.BUILDING, f"{what} cannot be kept in {folder}: {error}")
         return None
@@ -96,14 +105,11 @@ def _outdated(folder: Path, origin: Origin) -> str:
     return ""
 
 
-def _build_once(
-    folder: Path, origin: Origin, build: Build, what: str, why: str, quick: bool, wait_s: float
-) -> Artefact:
-    with _locked(folder, origin.key, wait_s) as waited:
-        if waited:
-            found, why = _kept(folder, origin)
-            if found:
-                return found
+def _build_once(folder: Path, origin: Origin, build: Build, what: str, quick: bool, wait_s: float) -> Artefact:
+    with _locked(folder, origin.key, wait_s, what):
+        found, why = _kept(folder, origin)
+        if found:  # By another process, while this one waited.
+            return found
         _announce(what, why, quick)
         with tempfile.TemporaryDirectory(prefix=_ASIDE, dir=folder, ignore_cleanup_errors=True) as scratch:
             made = _make(origin, build, Path(scratch))
@@ -132,7 +138,7 @@ def _put(new: Path, place: Path, scratch: Path) -> None:
 
 def _announce(what: str, why: str, quick: bool) -> None:
     if why or not quick:
-        tell(NoticeKind.BUILDING, f"building {what} for this machine" + (f", since {why}" if why else ""))
+        tell(NoticeKind.BUILDING, f"{what} for this machine" + (f", since {why}" if why else ""))
 
 
 def prune(folder: Path, keep: str = "", limit: int | None = None) -> None:
@@ -175,19 +181,21 @@ def limit_bytes() -> int:
 
 
 @contextmanager
-def _locked(folder: Path, key: str, wait_s: float) -> Iterator[bool]:
-    """Hold the lock of a key, or go on without it after wait_s; gives whether somebody else had it before.
+def _locked(folder: Path, key: str, wait_s: float, what: str) -> Iterator[None]:
+    """Hold the lock of a key, or go on without it after wait_s.
 
     The first digit of the key names the lock, so there are at most 16 files.
     """
     locks = folder / _LOCKS
     locks.mkdir(exist_ok=True)
     with (locks / key[:1]).open("a+b") as file:
-        waited, until = False, monotonic() + wait_s
-        while not _try_lock(file) and monotonic() < until:
-            waited = True
+        began, told = monotonic(), False
+        while not _try_lock(file) and monotonic() - began < wait_s:
+            if not told and monotonic() - began > _PATIENCE_S:
+                tell(NoticeKind.BUILDING, f"waiting for another process, which builds {what}")
+                told = True
             sleep(_POLL_S)
-        yield waited
+        yield
 
 
 def _try_lock(file: BinaryIO) -> bool:

@@ -26,6 +26,9 @@ class Notice:
     text: str
 
 
+_PREFIX = {kind: f"visavis: {kind}: " for kind in NoticeKind}
+"""What a line begins with, so that the parent of a process that writes it knows it again."""
+
 Listener = Callable[[Notice], None]
 
 _listeners: tuple[Listener, ...] = ()
@@ -33,9 +36,16 @@ _listeners: tuple[Listener, ...] = ()
 
 def tell(kind: NoticeKind, text: str) -> None:
     """One line. Where nothing is set up for logging it goes to stderr."""
-    _log.warning("visavis: %s", text)
+    _log.warning("%s%s", _PREFIX[kind], text)
     for listener in _listeners:
         listener(Notice(kind, text))
+
+
+def pass_on(line: str) -> None:
+    """Tell what another process of ours has told on its stderr; other lines are none of ours."""
+    for kind, prefix in _PREFIX.items():
+        if line.startswith(prefix):
+            tell(kind, line.removeprefix(prefix))
 
 
 @contextmanager

@@ -14,8 +14,8 @@ import numpy as np
 import openvino as ov
 from numpy.typing import NDArray
 
-from engine.backends.artefacts import ORIGIN_KEY, Origin, graph_hashes
-from engine.backends.engines import obtained
+from engine.backends.artefacts import Origin, graph_hashes, origin_of
+from engine.backends.engines import discard, obtained
 from engine.backends.hardware import processor_id
 from engine.backends.staged import BF16_KEY, ONNX, STAGES, Arrays, StagedBackend, made_for, stage_files
 from engine.bundle import Bundle
@@ -77,12 +77,12 @@ def _open_core(device: str) -> ov.Core:
 
 def _check_reader(bundle: Bundle) -> None:
     """OpenVINO reads what older ones have written, not the other way round."""
-    if made_for(bundle) != LIBRARY:
+    origin = origin_of(bundle)
+    if origin is None or origin.library != LIBRARY:
         return
-    writer = str(bundle.manifest[ORIGIN_KEY].get("library_version", ""))
-    if _release(writer) > _release(ov.__version__):
+    if _release(origin.library_version) > _release(ov.__version__):
         raise ArtefactStaleError(
-            f"model {bundle.name} was exported by OpenVINO {writer}, newer than {ov.__version__} here;"
+            f"model {bundle.name} was exported by OpenVINO {origin.library_version}, newer than {ov.__version__} here;"
             " pip install -U openvino, or export it again"
         )
 
@@ -116,12 +116,22 @@ class _Compiler:
 
     def open(self) -> dict[str, ov.CompiledModel]:
         """By stage. Raises RuntimeError, which is OpenVINO's own."""
-        what = f"OpenVINO's graphs of {self._bundle.name}"
-        with obtained(self._origin(), self._keep, what, quick=self._device == CPU) as folder:
-            try:
-                return {stage: self._read(stage, folder) for stage in self._files}
-            except RuntimeError:  # A driver that OpenVINO does not tell of has changed, say.
-                return {stage: self._compile(stage) for stage in self._files}
+        try:
+            return self._obtain()
+        except RuntimeError as error:
+            if self._made:
+                raise
+            # Kept by a driver or a build of the library that differs in something that it does not tell.
+            discard(self._origin(), self._what, str(error))
+            return self._obtain()
+
+    @property
+    def _what(self) -> str:
+        return f"OpenVINO's graphs of {self._bundle.name}"
+
+    def _obtain(self) -> dict[str, ov.CompiledModel]:
+        with obtained(self._origin(), self._keep, self._what, quick=self._device == CPU) as folder:
+            return {stage: self._read(stage, folder) for stage in self._files}
 
     def _origin(self) -> Origin:
         return Origin(

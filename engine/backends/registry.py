@@ -120,27 +120,32 @@ def open_backend(name: str, bundle: Bundle, threads: int | None = None) -> Backe
     if name == "mock":
         return MockBackend()
     if name == "auto":
-        return open_auto(bundle, threads)
+        return open_auto(bundle, threads)[1]
     try:
         return _open_named(name, bundle, threads)
     except BackendUnavailableError as error:
         raise type(error)(f"{error}. Or use --backend auto, which takes what there is") from error
 
 
-def open_auto(bundle: Bundle, threads: int | None = None, *, again: bool = False) -> Backend:
-    """The quickest backend; see engine.backends.choose. again: measure even where a choice is remembered."""
+def open_auto(bundle: Bundle, threads: int | None = None, *, again: bool = False) -> tuple[str, Backend]:
+    """The quickest backend and its name here; see engine.backends.choose. again: measure whatever is remembered."""
     names = candidates(bundle)
+    if not names and (library := made_for(bundle)):
+        install = next((kind.install for kind in KINDS if library in kind.reads), library)
+        raise BackendUnavailableError(
+            f"model {bundle.name} was exported for {library}, which is not installed: pip install {install}"
+        )
     try:
-        backend = open_quickest(names, bundle, threads, _open_named, again=again)
+        taken, backend = open_quickest(names, bundle, threads, _open_named, again=again)
     except BackendUnavailableError as error:
         last = kind_of(_LAST_RESORT)
         if last.needs not in bundle.files or not installed(last):
             raise
-        tell(NoticeKind.FALLBACK, f"{error}; using {_LAST_RESORT}, which is slow")
-        return _open_named(_LAST_RESORT, bundle, threads)
-    if line := fallback_line(backend.name, names):
+        tell(NoticeKind.FALLBACK, f"{error}; using {last.name}, which is slow")
+        return last.name, _open_named(last.name, bundle, threads)
+    if line := fallback_line(taken, names):
         tell(NoticeKind.FALLBACK, line)
-    return backend
+    return taken, backend
 
 
 def fallback_line(taken: str, names: Sequence[str]) -> str:

@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.backends.artefacts import ORIGIN_KEY
+from engine.backends.artefacts import origin_of
 from engine.backends.base import Floats, Landmarker, Reference, Sampling
 from engine.backends.compose import compose
 from engine.bundle import Bundle
@@ -61,9 +61,12 @@ def stage_files(bundle: Bundle, in_float: Collection[str] = (), ending: str = ON
 
 
 def made_for(bundle: Bundle) -> str:
-    """The library whose format the bundle's graphs have; empty for ONNX, which every backend reads."""
-    library = bundle.manifest.get(ORIGIN_KEY, {}).get("library", ONNX_LIBRARY)
-    return "" if library == ONNX_LIBRARY else str(library)
+    """The library whose format the bundle's graphs have; empty for ONNX, which every backend reads.
+
+    Raises BundleCorruptError.
+    """
+    origin = origin_of(bundle)
+    return "" if origin is None or origin.library == ONNX_LIBRARY else origin.library
 
 
 class StagedBackend:
