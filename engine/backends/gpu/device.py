@@ -147,11 +147,11 @@ class CudaStream:
         except BackendFailedError:
             self._cuda.cudaStreamEndCapture(self._stream)
             return None
-        status, graph = self._cuda.cudaStreamEndCapture(self._stream)
+        status, *graphs = self._cuda.cudaStreamEndCapture(self._stream)
         if int(status):
             return None
-        ready = self._do(self._cuda.cudaGraphInstantiate, graph, 0)
-        self._do(self._cuda.cudaGraphDestroy, graph)
+        ready = self._do(self._cuda.cudaGraphInstantiate, graphs[0], 0)
+        self._do(self._cuda.cudaGraphDestroy, graphs[0])
         self._graphs.append(ready)
         return lambda: self._launch(ready)
 
