@@ -40,7 +40,11 @@ class FakeStream:
         return np.zeros(size, np.uint8)
 
     def upload(self, address: int, host: NDArray[np.uint8]) -> None:
-        self.queue(lambda: np.copyto(self._gpu.memory[address], host))
+        def copy() -> None:
+            self._gpu.uploads += 1
+            np.copyto(self._gpu.memory[address], host)
+
+        self.queue(copy)
 
     def download(self, host: NDArray[np.uint8], address: int) -> None:
         self.queue(lambda: np.copyto(host, self._gpu.memory[address]))
@@ -84,7 +88,7 @@ class FakeGpu:
         self.memory: dict[int, NDArray[np.uint8]] = {}
         self.streams: dict[int, FakeStream] = {}
         self.numbers = count(1)
-        self.launches, self.queued, self.contexts = 0, 0, 0
+        self.launches, self.queued, self.contexts, self.uploads = 0, 0, 0, 0
 
     def stream(self) -> FakeStream:
         stream = FakeStream(self)

@@ -307,6 +307,27 @@ def test_results_belong_to_the_caller(graphs: dict[str, bytes]) -> None:
     assert np.array_equal(first, before)
 
 
+def test_what_lasts_is_uploaded_only_when_it_is_another(graphs: dict[str, bytes]) -> None:
+    """Two sessions take turns with one decoder."""
+    gpu, random = FakeGpu(), np.random.default_rng(0)
+    lasting = ("latent", "fine", "coarse", "portrait")
+    stage = EngineStage("decode", fake_library(gpu), gpu, graphs["decode"], None, lasting)
+    shapes = ((1, 32, 4, 4), (1, 24, 64, 64), (1, 48, 32, 32), (1, 3, SIDE, SIDE))
+    sessions = [
+        {name: random.uniform(-1, 1, shape).astype(np.float32) for name, shape in zip(lasting, shapes, strict=True)}
+        for _ in range(2)
+    ]
+    uploads = []
+    for session in (0, 0, 1, 0):
+        inputs = {"latents": random.standard_normal((2, 32, 4, 4), np.float32), **sessions[session]}
+        before = gpu.uploads
+        (pictures,) = stage(inputs)
+        uploads.append(gpu.uploads - before)
+        assert np.array_equal(pictures, _by_hand(graphs["decode"], inputs)[0])
+    # The first call runs, and is noted; the latents travel every time, the four others when they change.
+    assert uploads == [5, 1, 5, 5]
+
+
 def test_shapes_beyond_the_engine_are_refused_and_leave_nothing(graphs: dict[str, bytes]) -> None:
     gpu = FakeGpu()
     stage = EngineStage("audio", fake_library(gpu), gpu, graphs["audio"], None)

@@ -32,6 +32,10 @@ from engine.errors import ArtefactCorruptError, ArtefactStaleError, BackendUnava
 
 NAME = "tensorrt"
 
+_OF_PORTRAIT = ("latent", "fine", "coarse")
+_LASTING = (*_OF_PORTRAIT, "portrait")
+"""Inputs of the decoder that stay the same for a session."""
+
 
 def open_backend(bundle: Bundle, threads: int | None = None) -> TensorrtBackend:
     """Load every stage onto the GPU. threads: of no effect.
@@ -57,7 +61,10 @@ def open_with(bundle: Bundle, artefact: Artefact, library: Library, device: Devi
     engines = fitting_engines(bundle, artefact, library, device)
     key = hashlib.sha256(b"".join(hashlib.sha256(engine).digest() for engine in engines.values())).hexdigest()
     kernels = open_kernels(library, device, key)
-    stages = {stage: EngineStage(stage, library, device, engine, kernels) for stage, engine in engines.items()}
+    stages = {
+        stage: EngineStage(stage, library, device, engine, kernels, _LASTING if stage == "decode" else ())
+        for stage, engine in engines.items()
+    }
     return TensorrtBackend(bundle, stages, kernels)
 
 
@@ -69,7 +76,7 @@ class TensorrtBackend(StagedBackend):
         self._stages, self._kernels = dict(stages), kernels
 
     def decode(self, latents: Floats, reference: Reference, portrait: Floats) -> NDArray[np.uint8]:
-        parts: dict[str, NDArray[Any]] = {name: reference[name] for name in ("latent", "fine", "coarse")}
+        parts: dict[str, NDArray[Any]] = {name: reference[name] for name in _OF_PORTRAIT}
         pictures: NDArray[np.uint8] = self._run("decode", {"latents": latents, **parts, "portrait": portrait})[0]
         return pictures
 

@@ -2,13 +2,14 @@
 
 The first call with new shapes sets everything up and runs twice: once for the library to make up its mind, once to be
 captured. Later calls copy the inputs into pinned memory and launch one graph, which uploads, computes and downloads.
+Inputs that are the same from call to call, as a portrait is, are uploaded when another array comes in their place.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -37,14 +38,18 @@ class _Binding:
 
 @dataclass(slots=True)
 class _Ready:
-    """Everything for one set of shapes. context is held so that what was captured stays valid."""
+    """Everything for one set of shapes. context is held so that what was captured stays valid. held: the arrays that
+    the lasting inputs were uploaded from.
+    """
 
     stream: Stream
     context: Any
     inputs: list[_Binding]
     outputs: list[_Binding]
+    lasting: list[_Binding]
     launch: Work
     captured: bool = False
+    held: dict[str, NDArray[Any]] = field(default_factory=dict)
 
 
 class EngineStage:
@@ -52,8 +57,19 @@ class EngineStage:
     since each set of shapes has a stream of its own.
     """
 
-    def __init__(self, stage: str, library: Library, device: Device, engine: bytes, kernels: Kernels | None) -> None:
-        """Raises ArtefactStaleError when the library does not load the engine."""
+    def __init__(
+        self,
+        stage: str,
+        library: Library,
+        device: Device,
+        engine: bytes,
+        kernels: Kernels | None,
+        lasting: Collection[str] = (),
+    ) -> None:
+        """lasting: inputs whose arrays are never written to again, so that the same array means the same numbers.
+
+        Raises ArtefactStaleError when the library does not load the engine.
+        """
         self._stage, self._library, self._device, self._kernels = stage, library, device, kernels
         self._runtime = library.api.Runtime(library.logger)
         self._engine = self._runtime.deserialize_cuda_engine(engine)
@@ -66,6 +82,7 @@ class EngineStage:
         mode = library.api.TensorIOMode
         self._inputs = [name for name in names if self._engine.get_tensor_mode(name) == mode.INPUT]
         self._outputs = [name for name in names if self._engine.get_tensor_mode(name) == mode.OUTPUT]
+        self._lasting = frozenset(lasting)
         self._ready: OrderedDict[tuple[tuple[int, ...], ...], _Ready] = OrderedDict()
 
     @property
@@ -80,7 +97,7 @@ class EngineStage:
             ready = self._prepare(inputs, shapes)
         else:
             self._ready.move_to_end(shapes)
-            _fill(ready.inputs, inputs)
+            _fill(ready, inputs)
             ready.launch()
             ready.stream.wait()
         return [binding.host.copy() for binding in ready.outputs]
@@ -110,7 +127,7 @@ class EngineStage:
         self, stream: Stream, sizes: Mapping[str, tuple[int, ...]], inputs: Arrays, own_graphs: bool
     ) -> _Ready:
         ready = self._bind(stream, self._context(own_graphs), sizes)
-        _fill(ready.inputs, inputs)
+        _fill(ready, inputs)
         ready.launch()
         stream.wait()
         return ready
@@ -149,9 +166,11 @@ class EngineStage:
         context.infer_shapes()
         size = int(context.update_device_memory_size_for_shapes())
         context.set_device_memory(stream.allocate(size), size)
-        inputs = [self._place(stream, context, name) for name in self._inputs]
+        placed = {name: self._place(stream, context, name) for name in self._inputs}
+        inputs = [binding for name, binding in placed.items() if name not in self._lasting]
+        lasting = [binding for name, binding in placed.items() if name in self._lasting]
         outputs = [self._place(stream, context, name) for name in self._outputs]
-        return _Ready(stream, context, inputs, outputs, lambda: _queue(stream, context, inputs, outputs))
+        return _Ready(stream, context, inputs, outputs, lasting, lambda: _queue(stream, context, inputs, outputs))
 
     def _limits(self, name: str) -> str:
         least, _, most = self._engine.get_tensor_profile_shape(name, 0)
@@ -166,9 +185,16 @@ class EngineStage:
         return _Binding(name, memory.view(kind).reshape(shape), memory, address)
 
 
-def _fill(bindings: Sequence[_Binding], inputs: Arrays) -> None:
-    for binding in bindings:
+def _fill(ready: _Ready, inputs: Arrays) -> None:
+    """Put the inputs where the device takes them from, and queue the upload of lasting ones that have changed."""
+    for binding in ready.inputs:
         np.copyto(binding.host, inputs[binding.name], casting="same_kind")
+    for binding in ready.lasting:
+        given = inputs[binding.name]
+        if ready.held.get(binding.name) is not given:
+            np.copyto(binding.host, given, casting="same_kind")
+            ready.stream.upload(binding.address, binding.memory)
+            ready.held[binding.name] = given
 
 
 def _queue(stream: Stream, context: Any, inputs: Sequence[_Binding], outputs: Sequence[_Binding]) -> None:
