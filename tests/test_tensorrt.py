@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from dataclasses import replace
+from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -17,6 +18,7 @@ onnxruntime = pytest.importorskip("onnxruntime", reason="the pretended GPU compu
 from fake_gpu import FakeGpu, fake_library  # noqa: E402
 
 from apps.cli import main  # noqa: E402
+from apps.doctor.examine import why_not  # noqa: E402
 from engine.backends.artefacts import MANIFEST, Artefact, graph_hashes, read_artefact, write_artefact  # noqa: E402
 from engine.backends.cache import FOLDER_VARIABLE as CACHE_VARIABLE  # noqa: E402
 from engine.backends.gpu.build import ENGINE, Plan, build_engine, build_into  # noqa: E402
@@ -47,14 +49,19 @@ SIDE = 160
 BLOCKS = (4, 2, 4)
 
 
+@lru_cache
+def typed_nano(precision: str) -> dict[str, onnx.ModelProto]:
+    return typed_graphs(read_bundle(shipped_models() / "nano"), precision)
+
+
 @pytest.fixture(scope="module")
 def shipped() -> Bundle:
     return read_bundle(shipped_models() / "nano")
 
 
 @pytest.fixture(scope="module")
-def graphs(shipped: Bundle) -> dict[str, bytes]:
-    return {stage: graph.SerializeToString() for stage, graph in typed_graphs(shipped, "fp16").items()}
+def graphs() -> dict[str, bytes]:
+    return {stage: graph.SerializeToString() for stage, graph in typed_nano("fp16").items()}
 
 
 @pytest.fixture(autouse=True)
@@ -82,8 +89,8 @@ def opened(bundle: Bundle, folder: Path, gpu: FakeGpu, **how: object) -> Tensorr
 
 
 @pytest.mark.parametrize("precision", ["fp16", "bf16"])
-def test_what_is_heavy_is_computed_in_16_bits_and_callers_see_float32(shipped: Bundle, precision: str) -> None:
-    for stage, model in typed_graphs(shipped, precision).items():
+def test_what_is_heavy_is_computed_in_16_bits_and_callers_see_float32(precision: str) -> None:
+    for stage, model in typed_nano(precision).items():
         weights = {weight.name: weight.data_type for weight in model.graph.initializer}
         heavy = [node for node in model.graph.node if node.op_type in HEAVY]
         kernels = [weights[name] for node in heavy for name in node.input[1:] if name in weights]
@@ -92,13 +99,13 @@ def test_what_is_heavy_is_computed_in_16_bits_and_callers_see_float32(shipped: B
         assert not {onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16} & set(ends), stage
 
 
-def test_fp32_graphs_hold_no_16_bit_number(shipped: Bundle) -> None:
-    for model in typed_graphs(shipped, "fp32").values():
+def test_fp32_graphs_hold_no_16_bit_number() -> None:
+    for model in typed_nano("fp32").values():
         assert onnx.TensorProto.FLOAT16 not in {weight.data_type for weight in model.graph.initializer}
 
 
-def test_positions_are_never_rounded_after_the_last_product(shipped: Bundle) -> None:
-    graph = typed_graphs(shipped, "fp16")["decode"].graph
+def test_positions_are_never_rounded_after_the_last_product() -> None:
+    graph = typed_nano("fp16")["decode"].graph
     made_by = {name: node for node in graph.node for name in node.output}
     waiting = [node.input[1] for node in graph.node if node.op_type == "GridSample"]
     assert len(waiting) == 3  # Two of the network's, and the portrait's own.
@@ -135,7 +142,7 @@ def test_engines_of_every_stage_build_without_a_gpu(shipped: Bundle, tmp_path: P
 @pytest.mark.parametrize("precision", ["bf16", "fp32"])
 def test_other_precisions_build_too(shipped: Bundle, precision: str) -> None:
     plan = Plan(precision, ranges(shipped.config, shipped.sampling), ("sm_86",))
-    audio = typed_graphs(shipped, precision)["audio"].SerializeToString()
+    audio = typed_nano(precision)["audio"].SerializeToString()
     assert build_engine(open_library(("tensorrt_rtx",)), "audio", audio, plan)
 
 
@@ -238,6 +245,14 @@ def test_engines_are_built_again_once_for_another(
 def test_engines_that_cannot_be_built_again_are_an_error(shipped: Bundle, exported: Path) -> None:
     with pytest.raises(EngineBuildError, match="built no engine"):
         opened(shipped, exported, FakeGpu("sm_89"), builds=False)
+
+
+def test_the_doctor_says_what_to_export(shipped: Bundle, exported: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("apps.doctor.examine.installed", lambda _: True)
+    monkeypatch.setattr("engine.backends.tensorrt.check_device", lambda: None)
+    assert why_not(kind_of("tensorrt"), shipped).endswith(f"visavis export tensorrt {shipped.root}")
+    monkeypatch.setenv(FOLDER_VARIABLE, str(exported))
+    assert why_not(kind_of("tensorrt"), shipped) == ""
 
 
 def test_engines_of_the_bundles_own_folder_are_found(shipped: Bundle, exported: Path, tmp_path: Path) -> None:
