@@ -30,6 +30,7 @@
     │   └── ArtefactStaleError     artefact_stale
     ├── BackendError
     │   ├── BackendUnavailableError  backend_unavailable
+    │   │   └── EngineBuildError   engine_build
     │   ├── BackendFailedError     backend_failed           (retryable)
     │   └── ExtraMissingError      extra_missing
     ├── SessionError
@@ -252,6 +253,12 @@ class BackendUnavailableError(BackendError):
     """The backend asked for is unknown, not installed, or does not fit this bundle."""
 
     code = "backend_unavailable"
+
+
+class EngineBuildError(BackendUnavailableError):
+    """The library cannot make an engine of a graph."""
+
+    code = "engine_build"
 
 
 class BackendFailedError(BackendError):

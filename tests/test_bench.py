@@ -21,7 +21,7 @@ from apps.bench.drift import Recorder, face_change
 from apps.bench.floor import call_flop, denoise_flop, measure_floor
 from apps.bench.latency import Latency, measure_latency
 from apps.bench.machine import machine_facts, resident_mb
-from apps.bench.report import FIGURES, PARTS, at, document, print_tables, tidy
+from apps.bench.report import FIGURES, PARTS, at, document, print_tables
 from apps.bench.script import FAST_PHASES, converse_fast, fast_phase, part
 from apps.bench.setup import Settings, read_voice, shipped
 from apps.bench.stages import SpeechClock, measure_unpaced, rows
@@ -39,6 +39,7 @@ from apps.bench.stats import (
     spread,
 )
 from apps.bench.sustain import Sustained, measure_sustained
+from apps.bench.tidy import tidy
 from apps.bench.viewer import Viewer, on_screen, within
 from apps.cli import main
 from engine.errors import ArgumentError, FileMissingError

@@ -6,7 +6,6 @@ run}. Fields are those of the classes in this package, whose docstrings say what
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, is_dataclass
 from typing import Any
@@ -23,8 +22,6 @@ PARTS = (
     "cold", "latency", "sustained", "av_drift", "stages", "floor", "capacity", "memory_per_session_mb",
 )  # fmt: skip
 _PERCENTILES = ("p50", "p95", "p99", "max")
-_DIGITS = 5
-"""Significant ones: figures are compared, and none is known better."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,17 +115,6 @@ def document(kind: str, settings: Settings, info: WorkerInfo, **parts: Any) -> d
             for name, part in parts.items()
         },
     }
-
-
-def tidy(value: Any) -> Any:
-    """Ready for JSON: numbers with as many digits as they deserve, null for what is no number."""
-    if isinstance(value, Mapping):
-        return {str(key): tidy(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [tidy(item) for item in value]
-    if isinstance(value, float):
-        return float(f"{value:.{_DIGITS}g}") if math.isfinite(value) else None
-    return value
 
 
 def at(report: Mapping[str, Any], path: str) -> Any:

@@ -12,11 +12,12 @@ from typing import Any
 from apps.bench.chart import draw, new_figure
 from apps.bench.drift import Looks, Recorder, Trend
 from apps.bench.machine import resident_mb
-from apps.bench.report import document, tidy
+from apps.bench.report import document
 from apps.bench.script import converse_fast
 from apps.bench.setup import Rig, Settings, open_rig, read_voice
 from apps.bench.stats import AvDrift, Seam, av_drift
 from apps.bench.sustain import Sustained, summarise, talk
+from apps.bench.tidy import tidy
 from apps.bench.viewer import Viewer, on_screen
 from engine.errors import OutputNotWritableError
 from engine.session import SessionConfig

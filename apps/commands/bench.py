@@ -19,11 +19,12 @@ if TYPE_CHECKING:
     from apps.bench.setup import Settings
 
 _PARTS = {
-    "all": "everything but soak",
+    "all": "everything but gpu and soak",
     "latency": "answers to a voice, interrupts, switches of state",
     "sustain": "a conversation: frame rate, late frames, drift of picture and sound",
     "stages": "that, and where the time of a block goes, beside what the machine can do",
     "capacity": "sessions at 25 frames a second, and memory of each",
+    "gpu": "every way to compute the model, on CPU and GPU, one session and many, in one table",
     "soak": "a long conversation: drift of the picture, seams, memory; writes drift.png and soak.json",
 }
 _PARTS_HELP = "\n".join(f"  {name:9} {what}" for name, what in _PARTS.items())
@@ -32,6 +33,7 @@ _EXAMPLES = """examples:
   visavis bench latency --backend openvino --repeats 100
   visavis bench -o before.json      and later      visavis bench --compare before.json
   visavis bench --backend mock --seconds 2 --repeats 2 --sessions 1      the engine without a model, in seconds
+  visavis bench gpu --checkpoint runs/student/model.safetensors --json
   visavis bench soak --minutes 10 --fast --out soak
 """
 _SOAK_MINUTES, _SOAK_FOLDER = 10.0, Path("soak")
@@ -73,6 +75,13 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     soak.add_argument("--minutes", type=float, metavar="N", help=f"of video (default {_SOAK_MINUTES:g})")
     soak.add_argument("--out", type=Path, metavar="DIR", help=f"folder for its files (default {_SOAK_FOLDER})")
     soak.add_argument("--fast", action="store_true", help="as fast as it goes, instead of in real time")
+    gpu = bench.add_argument_group("gpu only")
+    gpu.add_argument("--checkpoint", type=Path, metavar="FILE", help="weights for the rows of torch")
+    gpu.add_argument("--sizes", type=int, nargs="+", default=[256, 512], metavar="PX", help="of the pictures")
+    gpu.add_argument(
+        "--batches", type=int, nargs="+", default=[1, 2, 4, 8], metavar="N", help="sessions that share a call"
+    )
+    gpu.add_argument("--timing-seconds", type=float, default=3.0, metavar="N", help="each timing (default %(default)s)")
     bench.set_defaults(handler=run)
 
 
@@ -80,10 +89,13 @@ def run(arguments: argparse.Namespace) -> int:
     """Measure and report. Raises AvatarError."""
     began = perf_counter()
     _check(arguments)
+    if arguments.part == "gpu":
+        return _run_gpu(arguments)
     from rich.console import Console
 
     from apps.bench.compare import print_comparison, read_report
-    from apps.bench.report import print_tables, tidy
+    from apps.bench.report import print_tables
+    from apps.bench.tidy import tidy
 
     earlier = read_report(arguments.compare) if arguments.compare else None
     with _progress(quiet=arguments.json) as say:
@@ -93,6 +105,27 @@ def run(arguments: argparse.Namespace) -> int:
         print_tables(report, Console())
         if earlier is not None:
             print_comparison(earlier, report, Console())
+    if arguments.report:
+        _write(arguments.report, line)
+    sys.stdout.write(line)
+    return 0
+
+
+def _run_gpu(arguments: argparse.Namespace) -> int:
+    from rich.console import Console
+
+    from apps.bench.gpu import Case, measure_gpu
+    from apps.bench.gpu_table import print_gpu
+    from apps.bench.tidy import tidy
+    from engine.bundle import find_bundle
+
+    sizes, batches = tuple(arguments.sizes), tuple(sorted({1, *arguments.batches}))
+    case = Case(find_bundle(arguments.model), arguments.checkpoint, sizes, batches, arguments.timing_seconds)
+    with _progress(quiet=arguments.json) as say:
+        report = tidy(measure_gpu(case, say))
+    line = json.dumps(report, allow_nan=False) + "\n"
+    if not arguments.json:
+        print_gpu(report, Console())
     if arguments.report:
         _write(arguments.report, line)
     sys.stdout.write(line)

@@ -15,6 +15,7 @@ from engine.backends.artefacts import origin_of
 from engine.backends.cache import FOLDER_VARIABLE, cache_folder
 from engine.backends.choose import Measured, recalled
 from engine.backends.engines import folder_bytes, limit_bytes
+from engine.backends.gpu.folder import has_engines
 from engine.backends.hardware import memory_bytes, nvidia_gpus, processor, processor_features, usable_cores
 from engine.backends.registry import KINDS, Kind, candidates, installed, kind_of, usual_backend
 from engine.bundle import MANIFEST, Bundle, find_bundle, read_bundle, shipped_models
@@ -108,6 +109,8 @@ def why_not(kind: Kind, bundle: Bundle | None) -> str:
         return str(error)
     except (ImportError, OSError) as error:
         return f"installed, but cannot be loaded ({error}): pip install --force-reinstall {kind.install}"
+    if kind.exported and (bundle is None or not has_engines(bundle)):
+        return f"the model has no engines for it: visavis export {kind.name} {bundle.root if bundle else 'MODEL'}"
     return ""
 
 

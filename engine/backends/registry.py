@@ -15,6 +15,7 @@ from importlib.util import find_spec
 
 from engine.backends.base import Backend
 from engine.backends.choose import open_quickest
+from engine.backends.gpu.folder import has_engines
 from engine.backends.hardware import written_gpus
 from engine.backends.mock import MockBackend
 from engine.backends.notices import NoticeKind, tell
@@ -31,7 +32,8 @@ class Kind:
 
     packages: any of them must be there to be imported. install: what to give to pip. measured: `auto` may take it.
     gpu: it computes on one. reads: libraries whose artefacts it runs, beside bundles of ONNX graphs. needs: a file that
-    a bundle must have for it. system: the only one that can have it, as sys.platform names it.
+    a bundle must have for it. system: the only one that can have it, as sys.platform names it. exported: it runs only
+    what was exported for it (see engine.backends.gpu.folder).
     """
 
     name: str
@@ -44,6 +46,7 @@ class Kind:
     reads: tuple[str, ...] = ()
     needs: str = ""
     system: str = ""
+    exported: bool = False
 
     @property
     def possible(self) -> bool:
@@ -52,6 +55,7 @@ class Kind:
 
 
 KINDS = (
+    Kind("tensorrt", "tensorrt", ("tensorrt", "tensorrt_rtx"), "'visavis[tensorrt]'", gpu=True, exported=True),
     Kind("onnxruntime:cuda", "onnxruntime", ("onnxruntime",), "onnxruntime-gpu", "cuda", gpu=True),
     # Compiles for minutes at its first blocks, without a word.
     Kind("onnxruntime:tensorrt", "onnxruntime", ("onnxruntime",), "onnxruntime-gpu", "tensorrt", False, gpu=True),
@@ -101,7 +105,8 @@ def candidates(bundle: Bundle) -> list[str]:
     """What `auto` chooses from: installed, and able to read the bundle's graphs."""
     library = made_for(bundle)
     fitting = [kind for kind in KINDS if not library or library in kind.reads]
-    return [kind.name for kind in fitting if kind.measured and kind.possible and installed(kind)]
+    ready = [kind for kind in fitting if not kind.exported or has_engines(bundle)]
+    return [kind.name for kind in ready if kind.measured and kind.possible and installed(kind)]
 
 
 def usual_backend() -> str:
