@@ -48,7 +48,7 @@ class CodecWeights:
     """Loss weights; pixels count 1 everywhere, more around mouth and eyes."""
 
     mouth: float = 8.0
-    eyes: float = 4.0
+    eyes: float = 12.0
     gradient: float = 1.0
     flow: float = 8.0
     interior: float = 12.0
@@ -90,10 +90,16 @@ def gradient_loss(a: Tensor, b: Tensor, weight: Tensor, scales: int = 3) -> Tens
     return total / scales
 
 
-def probe_emphasis(mouth: float = 4.0) -> Tensor:
-    """Weight [PROBE_OUTPUTS] of each probe output: what moves when people talk counts more."""
-    units = [mouth if name.startswith(("jaw", "mouth", "eyeBlink")) else 1.0 for name in ARKIT_UNITS]
-    points = [mouth if name.startswith(("lip", "mouth", "lid")) else 1.0 for name in LANDMARKS for _ in "xy"]
+def probe_emphasis(mouth: float = 4.0, lids: float = 12.0) -> Tensor:
+    """Weight [PROBE_OUTPUTS] of each probe output: what moves when people talk counts more, and blinks, which few
+    frames show, most."""
+    weights = {"jaw": mouth, "mouth": mouth, "lip": mouth, "eyeBlink": lids, "lid": lids}
+
+    def weight(name: str) -> float:
+        return next((value for prefix, value in weights.items() if name.startswith(prefix)), 1.0)
+
+    units = [weight(name) for name in ARKIT_UNITS]
+    points = [weight(name) for name in LANDMARKS for _ in "xy"]
     return torch.tensor([*units, *[1.0] * 5, *points])
 
 
@@ -124,7 +130,7 @@ class CodecStage(nn.Module):
         terms = {
             "pixel": (attention * (decoded.image - image).abs()).mean(),
             "gradient": w.gradient * gradient_loss(decoded.image, image, attention),
-            "flow": w.flow * self._flow(decoded, batch),
+            "flow": w.flow * self._flow(decoded, batch, attention),
             "mask": w.mask * self._mask(decoded, batch, attention),
             "probe": w.probe * self._probe(latent - references.latent, batch),
         }
@@ -137,8 +143,10 @@ class CodecStage(nn.Module):
             return self.weights.pixels_move_flow
         return batch["has_flow"] == 0
 
-    def _flow(self, decoded: Decoded, batch: Batch) -> Tensor:
-        target, known = batch["flow"], batch["known"][:, None]
+    def _flow(self, decoded: Decoded, batch: Batch, attention: Tensor) -> Tensor:
+        # Lids and lips are a fiftieth of the picture: counted like the rest, their motion is the last to be learnt.
+        target = batch["flow"]
+        known = batch["known"][:, None] * resize(attention, target.shape[-1])
         total = _known_distance(decoded.flow, target, known)
         for coarse in decoded.flows_coarse:
             shrink = target.shape[-1] // coarse.shape[-1]
