@@ -14,6 +14,7 @@ from engine.backends.cache import cache_folder
 from engine.backends.staged import BF16_KEY, Arrays, StagedBackend, stage_files
 from engine.bundle import Bundle
 from engine.errors import BackendUnavailableError
+from engine.pipeline.placing import is_kept
 
 _DEVICE = "CPU"
 
@@ -48,6 +49,9 @@ def open_backend(bundle: Bundle, threads: int | None = None) -> StagedBackend:
         }
         if threads:
             settings["INFERENCE_NUM_THREADS"] = threads
+        if is_kept():
+            # Otherwise it moves the calling thread to cores of its own choice, and forgets which it was on.
+            settings["ENABLE_CPU_PINNING"] = False
         try:
             graphs[stage] = _Graph(core, path, settings)
         except RuntimeError as error:
