@@ -27,7 +27,7 @@ from engine.vad import voice_activity
 from engine.worker.base import Face, Worker
 from engine.worker.thread import ThreadWorker
 
-_PICTURES, _SOUNDS = (".jpg", ".png", ".webp"), (".flac", ".ogg", ".wav")
+PICTURES, _SOUNDS = (".jpg", ".png", ".webp"), (".flac", ".ogg", ".wav")
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +90,7 @@ async def open_rig(
         engine = load(settings.model, "mock" if settings.process else settings.backend)
         stack.callback(engine.close)
         marks.append(perf_counter())
-        face = engine.face(shipped(settings.portrait, "portraits", _PICTURES), settings.size_px)
+        face = engine.face(shipped(settings.portrait, "portraits", PICTURES), settings.size_px)
         marks.append(perf_counter())
         worker = _worker(settings, engine, capacity)
         stack.push_async_callback(worker.aclose)

@@ -1,6 +1,7 @@
 """The blocks of one film through the stages of a plan: a generator for each kind of work, and a thread for each stage.
 
-Without a plan the same generators run one inside the other, so a pipeline cannot compute anything else.
+Without a plan, or with one stage, the same generators run one inside the other in the caller's thread, so a pipeline
+cannot compute anything else.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ def run_chain(line: Line, slot: SlotState, pieces: Iterable[Piece]) -> Generator
         "decode": partial(_predict, line, slot),
         "compose": partial(_compose, line, slot),
     }
-    if line.plan is None:
+    if line.plan is None or len(line.plan.stages) == 1:
         return work["compose"](work["decode"](work["denoise"](pieces)))
     made: Iterable[Piece] = pieces
     for stage in line.plan.stages:
