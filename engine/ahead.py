@@ -44,9 +44,11 @@ def _produce(items: Iterable[T], queue: Queue[T | _Raised], unwanted: Event, beg
         begin()
         for item in items:
             if not _offer(queue, item, unwanted):
-                return
+                break
     except BaseException as raised:  # Whatever it is, it belongs to the thread that asked for the items.
         error = raised
+    if isinstance(items, Generator):
+        items.close()  # It may have threads of its own.
     _offer(queue, _Raised(error), unwanted)
 
 

@@ -7,6 +7,7 @@ cannot compute anything else.
 from __future__ import annotations
 
 from collections.abc import Generator, Iterable, Mapping
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from functools import partial
 from time import perf_counter
@@ -45,36 +46,42 @@ def run_chain(line: Line, slot: SlotState, pieces: Iterable[Piece]) -> Generator
         "compose": partial(_compose, line, slot),
     }
     if line.plan is None or len(line.plan.stages) == 1:
-        return work["compose"](work["decode"](work["denoise"](pieces)))
-    made: Iterable[Piece] = pieces
+        return work["compose"](work["decode"](work["denoise"](piece for piece in pieces)))
+    made: Generator[Piece] = (piece for piece in pieces)
     for stage in line.plan.stages:
         ours = [work[name] for name in stage.works if name in work]
         for do in ours:
             made = do(made)
         if ours:
             made = run_ahead(made, line.plan.depth, partial(keep_on, stage.place))
-    return made  # type: ignore[return-value]
+    return made
 
 
-def _denoise(line: Line, slot: SlotState, pieces: Iterable[Piece]) -> Generator[Piece]:
-    for piece in pieces:
-        began = perf_counter()
-        done = line.front.denoise([slot], [piece.step], lambda: True)[0]
-        slot.commit(piece.step, done.cache)
-        yield piece.became(done.latents, denoise_ms=_since(began), audio_ms=done.audio_ms)
+# Each closes what it takes from, so that no thread before it outlives an error of its own.
 
 
-def _predict(line: Line, slot: SlotState, pieces: Iterable[Piece]) -> Generator[Piece]:
-    for piece in pieces:
-        began = perf_counter()
-        predicted = line.predict(piece.content[: piece.shown], slot)
-        yield piece.became(predicted, decode_ms=_since(began))
+def _denoise(line: Line, slot: SlotState, pieces: Generator[Piece]) -> Generator[Piece]:
+    with closing(pieces):
+        for piece in pieces:
+            began = perf_counter()
+            done = line.front.denoise([slot], [piece.step], lambda: True)[0]
+            slot.commit(piece.step, done.cache)
+            yield piece.became(done.latents, denoise_ms=_since(began), audio_ms=done.audio_ms)
 
 
-def _compose(line: Line, slot: SlotState, pieces: Iterable[Piece]) -> Generator[Piece]:
-    for piece in pieces:
-        began = perf_counter()
-        yield piece.became(line.compose(piece.content, slot), compose_ms=_since(began))
+def _predict(line: Line, slot: SlotState, pieces: Generator[Piece]) -> Generator[Piece]:
+    with closing(pieces):
+        for piece in pieces:
+            began = perf_counter()
+            predicted = line.predict(piece.content[: piece.shown], slot)
+            yield piece.became(predicted, decode_ms=_since(began))
+
+
+def _compose(line: Line, slot: SlotState, pieces: Generator[Piece]) -> Generator[Piece]:
+    with closing(pieces):
+        for piece in pieces:
+            began = perf_counter()
+            yield piece.became(line.compose(piece.content, slot), compose_ms=_since(began))
 
 
 def _since(began: float) -> float:

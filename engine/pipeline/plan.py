@@ -57,7 +57,7 @@ class Place:
     def parse(text: str) -> Place:
         """Inverse of str. Raises PipelinePlanError."""
         parts = text.split(":")
-        apart = parts[-1] == _APART
+        apart = len(parts) > 1 and parts[-1] == _APART
         kind, *rest = parts[: len(parts) - apart]
         if kind == "cpu" and len(rest) <= 1:
             return Place("cpu", _parse_ranges(rest[0]) if rest else (), apart)

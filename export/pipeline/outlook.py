@@ -17,8 +17,8 @@ _BLOCKS = 32
 @dataclass(frozen=True, slots=True)
 class Outlook:
     """A layout over `devices` devices, for so many sessions that take turns. fps: of all sessions together, once it is
-    full. first_ms: until the first block has passed; latency_ms: of a block later on, waiting included. bubble_share:
-    of the devices' time in which they wait, once it is full. live_sessions: at 25 frames a second by that rate.
+    full. first_ms: until the first block has passed; latency_ms: of a block that meets no other one, as that of a live
+    session does. bubble_share: of the devices' time in which they wait, once it is full. live_sessions: at 25 frames a second by that rate.
     trained: whether a model as ours is trained can run so.
     """
 
@@ -72,7 +72,7 @@ def _outlook(layout: Layout, copies: int, devices: int, sessions: int, costs: Co
         fps=fps,
         fps_a_session=fps / sessions,
         first_ms=schedule.first_ms,
-        latency_ms=schedule.latency_ms,
+        latency_ms=layout.passage_ms,
         bubble_share=max(0.0, 1 - busy_ms / (devices * schedule.block_ms)),
         live_sessions=int(fps / FPS),
         trained=trained,

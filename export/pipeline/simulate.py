@@ -50,6 +50,22 @@ class Layout:
     depth: int = 1
 
     @property
+    def passage_ms(self) -> float:
+        """A block's way through all stages when it meets no other one, as that of a live session does."""
+        passed: dict[str, float] = {}
+        for stage in self.stages:
+            came = [passed[before.name] + self._handed_ms(before, stage) for before in self._before(stage)]
+            passed[stage.name] = max(came, default=0.0) + stage.ms
+        return passed[self.stages[-1].name]
+
+    def _before(self, stage: StageCost) -> list[StageCost]:
+        return [before for before in self.stages if before.name in stage.after]
+
+    @staticmethod
+    def _handed_ms(before: StageCost, stage: StageCost) -> float:
+        return 0.0 if before.places == stage.places else before.handed_ms
+
+    @property
     def places(self) -> list[str]:
         return list(dict.fromkeys(place for stage in self.stages for place in stage.places))
 
@@ -91,18 +107,10 @@ class Schedule:
 
     @property
     def block_ms(self) -> float:
-        """Time a block, all sessions together, once the pipeline is full: over the second half."""
+        """Time a block, all sessions together, while the pipeline is full: over the middle half."""
         ends = sorted(self.ends_ms)
-        half = len(ends) // 2
-        return (ends[-1] - ends[half - 1]) / (len(ends) - half)
-
-    @property
-    def latency_ms(self) -> float:
-        """From the beginning of a block's first stage to the end of its last, the mean of the second half."""
-        begins = {ran.job: ran.begin_ms for ran in self.ran if ran.stage == 0}
-        spans = [end - begins[job] for job, end in enumerate(self.ends_ms)]
-        half = spans[len(spans) // 2 :]
-        return sum(half) / len(half)
+        half, quarter = max(1, len(ends) // 2), len(ends) // 4
+        return (ends[quarter + half - 1] - ends[quarter - 1]) / half if quarter else ends[-1] / len(ends)
 
     def busy_share(self) -> dict[str, float]:
         """Of each place, over the whole of it: the rest is bubbles."""
@@ -113,8 +121,8 @@ class Schedule:
 
 
 def simulate(layout: Layout, blocks: int, sessions: int = 1) -> Schedule:
-    """Every session has so many blocks; they take turns. blocks: at least 2, so that there is a second half."""
-    assert blocks >= 2 and sessions >= 1
+    """Every session has so many blocks; they take turns. At least 4 in all, so that there is a middle."""
+    assert blocks * sessions >= 4 and sessions >= 1
     return Schedule(layout, sessions, blocks, tuple(_Simulation(layout, blocks * sessions, sessions).run()))
 
 
