@@ -18,8 +18,8 @@ _BLOCKS = 32
 class Outlook:
     """A layout over `devices` devices, for so many sessions that take turns. fps: of all sessions together, once it is
     full. first_ms: until the first block has passed; latency_ms: of a block that meets no other one, as that of a live
-    session does. bubble_share: of the devices' time in which they wait, once it is full. live_sessions: at 25 frames a second by that rate.
-    trained: whether a model as ours is trained can run so.
+    session does. bubble_share: of the devices' time in which they wait, once it is full. live_sessions: at 25 frames a
+    second by that rate. trained: whether a model as ours is trained can run so.
     """
 
     layout: str
