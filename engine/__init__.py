@@ -9,6 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from engine.backends.notices import Notice, NoticeKind, notices_to
     from engine.engine import AvatarEngine, load
     from engine.errors import AvatarError
     from engine.events import EventKind, SessionEvent
@@ -23,6 +24,9 @@ _HOME = {
     "AvatarSession": "engine.session",
     "EventKind": "engine.events",
     "Interrupted": "engine.session",
+    "Notice": "engine.backends.notices",
+    "NoticeKind": "engine.backends.notices",
+    "notices_to": "engine.backends.notices",
     "Portrait": "engine.portrait.portrait",
     "SessionConfig": "engine.session",
     "SessionEvent": "engine.events",
@@ -46,12 +50,15 @@ __all__ = [
     "AvatarState",
     "EventKind",
     "Interrupted",
+    "Notice",
+    "NoticeKind",
     "Portrait",
     "SessionConfig",
     "SessionEvent",
     "SupervisedWorker",
     "VideoFrame",
     "load",
+    "notices_to",
 ]
 
 

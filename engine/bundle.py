@@ -52,7 +52,7 @@ class Bundle:
         path = self.root / name
         if not path.is_file():
             raise BundleCorruptError(f"model bundle {self.root} lacks {name}; copy or export it again")
-        if _sha256(path) != self.files[name]:
+        if sha256_of(path) != self.files[name]:
             raise BundleCorruptError(f"{path} is not the file its manifest describes; copy or export it again")
         return path
 
@@ -104,7 +104,9 @@ def read_bundle(root: Path) -> Bundle:
         manifest = json.loads(path.read_text(encoding="utf-8"))
         if manifest["format"] != FORMAT:
             raise BundleCorruptError(f"{path} has format {manifest['format']}; this version reads {FORMAT}")
-        files = {_safe_name(name, path): str(entry["sha256"]) for name, entry in manifest["files"].items()}
+        files = {name: str(entry["sha256"]) for name, entry in manifest["files"].items()}
+        if outside := [name for name in files if not is_inside(name)]:
+            raise BundleCorruptError(f"{path} names a file outside its folder: {outside[0]!r}")
         config = ModelConfig.from_dict(manifest["config"])
         sampling = Sampling.from_dict(manifest.get("sampling", {}))
         return Bundle(root, str(manifest["name"]), config, sampling, files, manifest)
@@ -114,13 +116,14 @@ def read_bundle(root: Path) -> Bundle:
         ) from error
 
 
-def _safe_name(name: str, manifest: Path) -> str:
+def is_inside(name: str) -> bool:
+    """Whether a name in a manifest stays in the manifest's folder, on every system."""
     parts = PurePosixPath(name).parts
-    if not parts or ".." in parts or PurePosixPath(name).is_absolute() or "\\" in name or ":" in name:
-        raise BundleCorruptError(f"{manifest} names a file outside its folder: {name!r}")
-    return name
+    outside = ".." in parts or PurePosixPath(name).is_absolute() or "\\" in name or ":" in name
+    return bool(parts) and not outside
 
 
-def _sha256(path: Path) -> str:
+def sha256_of(path: Path) -> str:
+    """Of a file, in hexadecimal digits. Raises OSError."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

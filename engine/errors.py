@@ -26,6 +26,9 @@
     ├── BundleError
     │   ├── BundleMissingError     bundle_missing
     │   └── BundleCorruptError     bundle_corrupt
+    ├── ArtefactError
+    │   ├── ArtefactCorruptError   artefact_corrupt
+    │   └── ArtefactStaleError     artefact_stale
     ├── BackendError
     │   ├── BackendUnavailableError  backend_unavailable
     │   ├── BackendFailedError     backend_failed           (retryable)
@@ -225,6 +228,25 @@ class BundleCorruptError(BundleError):
     """A file of the bundle is absent, altered, or contradicts the manifest."""
 
     code = "bundle_corrupt"
+
+
+class ArtefactError(AvatarError):
+    """What a library made of a model cannot be used."""
+
+    code = "artefact_error"
+    exit_code = EXIT_MODEL
+
+
+class ArtefactCorruptError(ArtefactError):
+    """A file of an artefact is absent, altered, or contradicts its manifest."""
+
+    code = "artefact_corrupt"
+
+
+class ArtefactStaleError(ArtefactError):
+    """An artefact is sound, but was made of another model, by another version, or for another machine."""
+
+    code = "artefact_stale"
 
 
 class BackendError(AvatarError):

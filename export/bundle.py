@@ -10,22 +10,23 @@ from pathlib import Path
 from typing import Any
 
 import onnx
+import torch
 from safetensors import SafetensorError
 
+from engine.backends.artefacts import Origin
 from engine.backends.base import Sampling
-from engine.backends.staged import ALIGNER, STAGES, WEIGHTS
+from engine.backends.staged import ALIGNER, ONNX_LIBRARY, STAGES, WEIGHTS
 from engine.backends.torch import CHECKPOINT, TorchBackend
-from engine.bundle import Bundle, read_bundle
+from engine.bundle import Bundle, read_bundle, sha256_of
 from engine.errors import BundleCorruptError, FileMissingError, UnreadableFileError
 from engine.model.avatar import AvatarModel, load_model
 from export.card import model_card
-from export.manifest import make_manifest, write_manifest
-from export.onnx import share_weights, to_onnx
+from export.manifest import CARD, make_manifest, replace_folder, write_manifest
+from export.onnx import OPSET, share_weights, to_onnx
+from export.operators import check_standard
 from export.scenes import Scene
 from export.stages import stages
 from export.tune import Trial, tune
-
-CARD = "MODEL_CARD.md"
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,8 +72,7 @@ def export_bundle(checkpoint: Path, out: Path, choices: Choices) -> Exported:
         folder = Path(scratch) / out.name
         folder.mkdir()
         _write_graphs(model, folder, choices.half)
-        precisions = {"weights": "float16" if choices.half else "float32", "inputs and outputs": "float32"}
-        manifest = make_manifest(model, choices.name, choices.sampling, meta, precisions)
+        manifest = make_manifest(model, choices.name, choices.sampling, meta, _origin(checkpoint, choices.half))
         if choices.aligner is not None:
             _add_aligner(choices.aligner, folder)
             manifest["aligner_px"] = _input_px(folder / f"{ALIGNER}.onnx")
@@ -86,6 +86,16 @@ def export_bundle(checkpoint: Path, out: Path, choices: Choices) -> Exported:
         verify(read_bundle(folder))
         replace_folder(folder, out)
     return Exported(read_bundle(out), trials)
+
+
+def _origin(checkpoint: Path, half: bool) -> Origin:
+    return Origin(
+        library=ONNX_LIBRARY,
+        library_version=onnx.__version__,
+        precisions={"weights": "float16" if half else "float32", "inputs and outputs": "float32"},
+        sources={checkpoint.name: sha256_of(checkpoint)},
+        settings={"opset": OPSET, "traced by": f"torch {torch.__version__}"},
+    )
 
 
 def _load(checkpoint: Path) -> tuple[AvatarModel, dict[str, Any]]:
@@ -112,18 +122,11 @@ def verify(bundle: Bundle) -> None:
         if path.suffix == ".onnx":
             try:
                 onnx.checker.check_model(str(path))
+                check_standard(onnx.load(path, load_external_data=False), str(path))
             except (onnx.checker.ValidationError, ValueError) as error:
                 raise BundleCorruptError(f"{path} is not a valid graph: {error}") from error
     if missing := {f"{stage}.onnx" for stage in STAGES} - set(bundle.files):
         raise BundleCorruptError(f"model bundle {bundle.root} lacks {', '.join(sorted(missing))}; export it again")
-
-
-def replace_folder(new: Path, out: Path) -> None:
-    """Put a finished folder in the place of another; the old one is gone only after the new one stands."""
-    old = new.parent / "replaced"
-    if out.exists():
-        out.rename(old)
-    new.rename(out)
 
 
 def _write_graphs(model: AvatarModel, folder: Path, half: bool) -> None:

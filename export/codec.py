@@ -25,9 +25,9 @@ from engine.bundle import MANIFEST, Bundle, read_bundle
 from engine.errors import BundleCorruptError
 from engine.model.codec import PortraitCodec
 from engine.model.config import ModelConfig
-from export.bundle import CARD, replace_folder, verify
+from export.bundle import verify
 from export.card import model_card
-from export.manifest import write_manifest
+from export.manifest import CARD, replace_folder, write_manifest
 from export.onnx import share_weights
 
 _HALF = ".half"

@@ -15,6 +15,7 @@ from engine.backends.staged import BF16_KEY, INT8_KEY
 from engine.bundle import Bundle, read_bundle
 from engine.errors import BundleCorruptError
 from export.manifest import write_manifest
+from export.operators import drop_unused_domains
 from export.parity import FLOAT_DB, INT8_DB, Parity, Streamed, compare_streams, roll_out
 from export.quantize import decode_samples, quantize_decode
 from export.scenes import Scene
@@ -59,6 +60,7 @@ def tune(bundle: Bundle, truth: Backend, scenes: Sequence[Scene], decode_graph: 
     ]
     if decode_graph is not None:
         graph = quantize_decode(decode_graph, decode_samples(_rolls(truth, scenes, expected)))
+        drop_unused_domains(graph)
         (bundle.root / INT8_FILE).write_bytes(graph.SerializeToString())
         write_manifest(bundle.root, bundle.manifest)
         bundle = read_bundle(bundle.root)

@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
 
 import av
 import numpy as np
@@ -15,6 +16,7 @@ from test_media import tone, write_wav
 
 import apps.cli
 from apps.cli import main
+from apps.commands import export
 from engine.types import AvatarState
 
 
@@ -132,7 +134,7 @@ def test_help_lists_every_command(capsys: pytest.CaptureFixture[str]) -> None:
     assert all(name in text for name in ("talk", "data", "train", "doctor", "example:"))
 
 
-@pytest.mark.parametrize("name", sorted(m.stem for m in Path(apps.cli.__file__).parent.glob("commands/[!_]*.py")))
+@pytest.mark.parametrize("name", sorted(m.stem for m in Path(apps.cli.__file__).parent.glob("commands/[!_]*")))
 def test_every_command_has_help_with_an_example(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as end:
         main([name, "--help"])
@@ -142,17 +144,18 @@ def test_every_command_has_help_with_an_example(name: str, capsys: pytest.Captur
         assert "example" in text
 
 
+@pytest.mark.parametrize("part", export._PARTS)
+def test_every_export_has_help_with_an_example(part: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
+    name = part.__name__.rpartition(".")[2].replace("_", "-")
+    with pytest.raises(SystemExit) as end:
+        main(["export", name, "--help"])
+    assert end.value.code == 0 and f"visavis export {name}" in capsys.readouterr().out.partition("example")[2]
+
+
 def test_help_needs_no_heavy_import() -> None:
     probe = "import sys\nfrom apps.cli import build_parser\nbuild_parser([])\n"
     probe += "sys.exit(any(m in sys.modules for m in ('numpy', 'av', 'cv2', 'torch', 'rich')))"
     assert subprocess.run([sys.executable, "-c", probe], check=False).returncode == 0
-
-
-def test_doctor(capsys: pytest.CaptureFixture[str]) -> None:
-    code = main(["doctor", "--json"])
-    report = json.loads(capsys.readouterr().out)
-    assert code == (0 if report["ready"] else 1)
-    assert report["packages"]["runtime"]["numpy"]
 
 
 def test_states_are_named_as_the_help_says() -> None:

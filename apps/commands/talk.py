@@ -77,7 +77,7 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     )
     talk.add_argument("--model", default="auto", metavar="NAME|PATH", help="model bundle (default %(default)s)")
     talk.add_argument(
-        "--backend", default="auto", help="auto, openvino, onnxruntime, torch or mock (default %(default)s)"
+        "--backend", default="auto", help="auto, or one that `visavis doctor` lists (default %(default)s)"
     )
     talk.add_argument("--threads", type=int, metavar="N", help="CPU threads (default: all)")
     talk.add_argument(

@@ -10,10 +10,11 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from engine.backends.artefacts import origin_of
 from engine.backends.base import Floats, Landmarker, Reference, Sampling
 from engine.backends.compose import compose
 from engine.bundle import Bundle
-from engine.errors import BackendFailedError
+from engine.errors import BackendFailedError, BackendUnavailableError
 from engine.model.config import ModelConfig
 
 ALIGNER = "aligner"
@@ -22,6 +23,9 @@ REFERENCE_OUTPUTS = ("latent", "fine", "coarse", "keys", "values")
 
 WEIGHTS = "weights.bin"
 """One file for the weights of all graphs, since two of them share the denoiser's."""
+
+ONNX = ".onnx"
+ONNX_LIBRARY = "onnx"
 
 INT8_KEY = "int8_stages"
 """Key of the manifest: stages with a quantised graph that was found near enough and faster than float32."""
@@ -37,17 +41,32 @@ class Graph(Protocol):
     def __call__(self, inputs: Arrays) -> Sequence[NDArray[Any]]: ...
 
 
-def stage_files(bundle: Bundle, in_bf16: Collection[str] = ()) -> dict[str, Path]:
-    """The verified graph of each stage: the quantised one if there is one, unless the stage is computed in bfloat16,
-    which is nearer and no slower. Raises BundleCorruptError.
+def stage_files(bundle: Bundle, in_float: Collection[str] = (), ending: str = ONNX) -> dict[str, Path]:
+    """The verified graph of each stage: the quantised one if there is one, unless the stage is wanted in floating
+    point. ending: of the graphs that the backend reads. Raises BundleCorruptError, or BackendUnavailableError when the
+    bundle was exported for another library.
     """
-    if WEIGHTS in bundle.files:
-        bundle.file(WEIGHTS)
-    quantised = set(bundle.manifest.get(INT8_KEY, ())) - set(in_bf16)
-    files = {stage: f"{stage}.int8.onnx" if stage in quantised else f"{stage}.onnx" for stage in STAGES}
-    if f"{ALIGNER}.onnx" in bundle.files:
-        files[ALIGNER] = f"{ALIGNER}.onnx"
-    return {stage: bundle.file(name) for stage, name in files.items()}
+    if f"{STAGES[0]}{ending}" not in bundle.files and (library := made_for(bundle)):
+        raise BackendUnavailableError(
+            f"model {bundle.name} was exported for {library}; open it with that backend or --backend auto"
+        )
+    quantised = set(bundle.manifest.get(INT8_KEY, ())) - set(in_float)
+    names = {stage: f"{stage}.int8{ending}" if stage in quantised else f"{stage}{ending}" for stage in STAGES}
+    if f"{ALIGNER}{ending}" in bundle.files:
+        names[ALIGNER] = f"{ALIGNER}{ending}"
+    for weights in (WEIGHTS, *(name.removesuffix(ending) + ".bin" for name in names.values())):
+        if weights in bundle.files:
+            bundle.file(weights)
+    return {stage: bundle.file(name) for stage, name in names.items()}
+
+
+def made_for(bundle: Bundle) -> str:
+    """The library whose format the bundle's graphs have; empty for ONNX, which every backend reads.
+
+    Raises BundleCorruptError.
+    """
+    origin = origin_of(bundle)
+    return "" if origin is None or origin.library == ONNX_LIBRARY else origin.library
 
 
 class StagedBackend:

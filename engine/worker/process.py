@@ -14,6 +14,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from engine.backends.notices import pass_on
 from engine.errors import AvatarError, WorkerLostError
 from engine.worker.base import Face, Listener, Slot, Step, WorkerInfo
 from engine.worker.messages import (
@@ -225,8 +226,13 @@ class ProcessWorker:
 
     async def _read_log(self, process: Process) -> None:
         assert process.stderr is not None
+        line = b""
         while data := await process.stderr.read(_TAIL_BYTES):
             self._tail = (self._tail + data)[-_TAIL_BYTES:]
+            *whole, line = (line + data).split(b"\n")
+            line = line[-_TAIL_BYTES:]
+            for text in whole:
+                pass_on(text.decode("utf-8", "replace").strip())
 
 
 class _PipePort:

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import argparse
 
-from apps.commands.export import onnx, parity, pipeline
+from apps.commands.export import onnx, openvino, parity, pipeline
 
 _EXAMPLE = """examples:
   visavis export onnx runs/student/model.safetensors -o models/nano --int8
+  visavis export openvino nano -o models/nano-openvino
   visavis export parity runs/student/model.safetensors models/nano --blocks 10 --json
 """
 
-_PARTS = (onnx, parity, pipeline)
+_PARTS = (onnx, openvino, parity, pipeline)
 """The subcommands, in the order of the help: modules of this package with `register(commands)`, which load what is
 heavy inside their handlers."""
 

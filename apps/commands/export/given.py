@@ -34,13 +34,13 @@ def scenes(arguments: argparse.Namespace, sampling: Sampling, blocks: int) -> li
     return make_scenes(crops, pcm, block_lengths(sampling, blocks), arguments.size)
 
 
-def need_packages(*names: str, extra: str = "export") -> None:
-    """Raise ExtraMissingError, which says what to install, unless all can be imported."""
+def need_packages(*names: str, install: str = "'visavis[export]'") -> None:
+    """Raise ExtraMissingError unless all can be imported. install: what to give to pip."""
     for name in names:
         try:
             import_module(name)
         except ImportError as error:
-            raise ExtraMissingError(f"exporting needs {name} ({error}): pip install 'visavis[{extra}]'") from error
+            raise ExtraMissingError(f"exporting needs {name} ({error}): pip install {install}") from error
 
 
 def need_file(path: Path) -> None:

@@ -1,0 +1,1 @@
+"""What `visavis doctor` knows: `examine` looks, `speed` measures, `text` tells."""
