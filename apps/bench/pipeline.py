@@ -10,7 +10,7 @@ import hashlib
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
@@ -105,6 +105,7 @@ class Studio:
     portrait: Portrait
     voice: Floats
     folder: Path
+    prints: dict[tuple[int, Plan | None], str] = field(default_factory=dict)
 
     def engine(self, plan: Plan | None) -> AvatarEngine:
         """Without opening anything again. None for both core sets and no plan."""
@@ -123,12 +124,14 @@ class Studio:
             return _shoot(self._frames(case.size_px, plan, frames), write)
 
     def fingerprint(self, case: Case, plan: Plan | None) -> str:
-        """Of the pictures of a short film."""
-        digest = hashlib.sha256()
-        with on_cores(plan.place_of("encode") if plan else Place()):
-            for frame in self._frames(case.size_px, plan, _CHECK_FRAMES):
-                digest.update(frame.image)
-        return digest.hexdigest()
+        """Of the pictures of a short film, made once for a size."""
+        if (case.size_px, plan) not in self.prints:
+            digest = hashlib.sha256()
+            with on_cores(plan.place_of("encode") if plan else Place()):
+                for frame in self._frames(case.size_px, plan, _CHECK_FRAMES):
+                    digest.update(frame.image)
+            self.prints[case.size_px, plan] = digest.hexdigest()
+        return self.prints[case.size_px, plan]
 
     def _frames(self, size_px: int, plan: Plan | None, frames: int) -> Iterator[Any]:
         from engine.ahead import run_ahead
@@ -153,13 +156,15 @@ def open_studio(settings: Settings, places: Sequence[Place], apart: Plan | None 
     Raises AvatarError.
     """
     with ExitStack() as stack:
-        engines = {}
-        for place in places:
-            plan = Plan.parse(f"denoise@{place}") if place.cores else None
-            engines[place] = stack.enter_context(load(settings.model, settings.backend, pipeline=plan))
+        engines: dict[Place, AvatarEngine] = {}
+        plans = {place: Plan.parse(f"denoise@{place}") if place.cores else None for place in places}
         if apart is not None:
-            opened = load(settings.model, settings.backend, pipeline=apart)
-            engines[apart.place_of("denoise")] = stack.enter_context(opened)
+            plans[apart.place_of("denoise")] = apart
+        backend = settings.backend
+        for place, plan in plans.items():
+            engines[place] = stack.enter_context(load(settings.model, backend, pipeline=plan))
+            # `auto` might choose another one for the next place, and then nothing could be compared.
+            backend = engines[place].backend.name
         portrait = next(iter(engines.values())).open_portrait(shipped(settings.portrait, "portraits", PICTURES))
         folder = stack.enter_context(TemporaryDirectory())
         yield Studio(engines, portrait, read_voice(settings), Path(folder))
