@@ -50,7 +50,9 @@ def test_a_case_measures_in_turns_and_compares_with_one_worker() -> None:
     studio: Any = FakeStudio({str(plans[0]): 80.0, best: 150.0})
     report = measure_case(studio, Case(256, "h264"), plans, apart, 3)
     order = [str(plans[0]), "denoise@cpu:0/decode+compose+encode@cpu:1", best, str(apart), "None"]
-    assert studio.made == [str(plans[0]), *order * 3], "one film for the costs, then every plan in each turn"
+    other = "denoise+decode+compose+encode@cpu:1"
+    # One film for the costs, then every plan in each turn, between looks at how quiet the other core is.
+    assert studio.made == [str(plans[0]), other, *order * 3, other]
     rows = {row.plan: row for row in report.plans}
     assert report.best == best and rows[best].fps_to_one == 150 / 80
     assert rows[best].predicted_fps == predict_fps(Plan.parse(best), report.costs)[0]

@@ -84,8 +84,9 @@ class PlanRow:
 @dataclass(frozen=True, slots=True)
 class CaseReport:
     """costs: see export.pipeline.costs; medians of the one worker's blocks. best: the plan of two core sets that was
-    predicted to be the fastest. busy: how much of its core sets that plan is predicted to use. cpu_share: of the one
-    worker; well below 1, the machine was not quiet, and the figures say little.
+    predicted to be the fastest. busy: how much of its core sets that plan is predicted to use. cpu_share: how much of
+    its core set one worker got, on whichever of the two it got less; well below 1 for one thread, the machine was not
+    quiet, and the figures say little.
     """
 
     size_px: int
@@ -243,18 +244,22 @@ def measure_case(studio: Studio, case: Case, plans: Sequence[Plan], apart: Plan 
     plain one (denoise, and all else), the one with a process apart, and no plan at all are measured in turns.
     """
     one = plans[0]
+    second = next(stage.place for stage in plans[1].stages if stage.place != one.place_of("denoise"))
+    other = Plan.parse(f"denoise@{second}")
     costs = costs_of([studio.film(case, one)], studio.engine(one))
     plain = next(plan for plan in plans if [len(stage.works) for stage in plan.stages] == [1, 3])
     best = max(plans[1:], key=lambda plan: predict_fps(plan, costs)[0])
     chosen = [one, *dict.fromkeys((plain, best)), *([apart] if apart else []), None]
     prints = {plan: studio.fingerprint(case, plan) for plan in chosen}
     films: dict[Plan | None, list[Film]] = {plan: [] for plan in chosen}
+    others = [studio.film(case, other)]
     for _ in range(repeats):
         for plan, made in films.items():
             made.append(studio.film(case, plan))
+    others.append(studio.film(case, other))
     costs = costs_of(films[one], studio.engine(one))
     rows = [_row(plan, films, one, costs, prints) for plan in chosen]
-    cpu_share = median(film.cpu_share for film in films[one])
+    cpu_share = min(film.cpu_share for film in [*films[one], *others])
     return CaseReport(case.size_px, case.encoder, costs, str(best), predict_fps(best, costs)[1], cpu_share, rows)
 
 

@@ -36,7 +36,7 @@ def print_cases(report: Mapping[str, Any], console: Console) -> None:
         block = case["costs"]["block"]
         console.print(
             f"{case['size_px']} pixels to {case['encoder']}: a block of {block['frames']} frames on one core set takes "
-            f"ms: {_costs(block)}; it had {case['cpu_share']:.0%} of its core",
+            f"ms: {_costs(block)}; a worker had {case['cpu_share']:.0%} of a core at the least",
             highlight=False,
         )
         console.print(_plans(case))
