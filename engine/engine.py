@@ -12,9 +12,8 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 from dataclasses import dataclass
-from time import perf_counter
 from typing import Any
 
 import numpy as np
@@ -23,12 +22,14 @@ from numpy.typing import NDArray
 from engine.audio.features import log_mel
 from engine.audio.windows import frame_windows
 from engine.backends.base import REFERENCE_PX, Backend, Floats
-from engine.backends.mock import MockBackend
-from engine.backends.registry import check_name, open_backend
+from engine.backends.registry import check_name
 from engine.bundle import AUTO, find_bundle
 from engine.direction import expression_vector
 from engine.errors import ArgumentError, AudioEmptyError, AvatarError
 from engine.events import SessionEvent
+from engine.pipeline.chain import Piece, run_chain
+from engine.pipeline.opening import MOCK, open_line
+from engine.pipeline.plan import Plan, read_plan
 from engine.portrait.loading import ImageSource
 from engine.portrait.planes import to_planes
 from engine.portrait.portrait import Portrait, open_portrait
@@ -36,7 +37,7 @@ from engine.session import AvatarSession, SessionConfig
 from engine.types import FPS, SAMPLES_PER_FRAME, AvatarState, VideoFrame
 from engine.vad import automatic_states, frame_count
 from engine.worker.base import Face, Step
-from engine.worker.blocks import denoise_batch
+from engine.worker.line import Line
 from engine.worker.slots import SlotState
 from engine.worker.thread import ThreadWorker
 
@@ -45,17 +46,22 @@ MIN_SIZE_PX, MAX_SIZE_PX, SIZE_STEP_PX = 128, 1024, 16
 MAX_STEPS = 100
 
 
-def load(model: str | os.PathLike[str] = AUTO, backend: str = "auto", threads: int | None = None) -> AvatarEngine:
+def load(
+    model: str | os.PathLike[str] = AUTO,
+    backend: str = "auto",
+    threads: int | None = None,
+    pipeline: Plan | str | os.PathLike[str] | None = None,
+) -> AvatarEngine:
     """Load a model bundle by name or path; `auto` is the best one that is installed.
 
     backend: `auto`, or a name of engine.backends.registry; `mock` needs no bundle. threads: CPU threads, None for the
-    backend's own choice. Raises BundleError or BackendError.
+    backend's own choice. pipeline: stages on places of their own: a plan, its text or its file, see
+    engine.pipeline.plan. Raises BundleError, BackendError, PipelinePlanError or StageLostError.
     """
     check_name(backend)
-    if backend == "mock":
-        return AvatarEngine(MockBackend(), "mock")
-    bundle = find_bundle(model)
-    return AvatarEngine(open_backend(backend, bundle, threads), bundle.name)
+    plan = pipeline if isinstance(pipeline, Plan) or pipeline is None else read_plan(pipeline)
+    bundle = None if backend == MOCK else find_bundle(model)
+    return AvatarEngine(open_line(bundle, backend, plan, threads), bundle.name if bundle else MOCK)
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,8 +86,9 @@ class AvatarEngine:
     sustains; the two do not mix. close() or `with` frees it; after sessions, await aclose() or use `async with`.
     """
 
-    def __init__(self, backend: Backend, model: str) -> None:
-        self.backend = backend
+    def __init__(self, model_or_line: Backend | Line, model: str) -> None:
+        self.line = model_or_line if isinstance(model_or_line, Line) else Line.of(model_or_line)
+        self.backend = self.line.back
         self.model = model
         self._starting: asyncio.Future[ThreadWorker] | None = None
         """The worker of this engine's sessions, once one was asked for."""
@@ -96,7 +103,7 @@ class AvatarEngine:
         """Free the model; idempotent. Raises ArgumentError when sessions have run: they need `aclose`."""
         if self._starting is not None:
             raise ArgumentError("this engine has run sessions; close it with `await engine.aclose()`")
-        self.backend.close()
+        self.line.close()
 
     async def __aenter__(self) -> AvatarEngine:
         return self
@@ -108,12 +115,12 @@ class AvatarEngine:
         """End every session and free the model; idempotent."""
         starting, self._starting = self._starting, None
         if starting is None:
-            self.backend.close()
+            self.line.close()
             return
         try:
             worker = await starting
         except AvatarError:
-            self.backend.close()
+            self.line.close()
             return
         await worker.aclose()
 
@@ -150,7 +157,7 @@ class AvatarEngine:
             raise
 
     async def _start_worker(self, picture_px: int, capacity: int | None) -> ThreadWorker:
-        worker = ThreadWorker(self.backend, self.model, picture_px, capacity)
+        worker = ThreadWorker(self.line, self.model, picture_px, capacity)
         await worker.start()
         return worker
 
@@ -202,23 +209,20 @@ class AvatarEngine:
         return self._frames(job)
 
     def _frames(self, job: _Job) -> Iterator[VideoFrame]:
-        """The blocks one after the other, each decoded as soon as it is denoised."""
-        sampling = self.backend.sampling
+        """The blocks one after the other, or through the stages of the plan."""
         slot = SlotState(0, job.face, self.backend.config)
         slot.adopt(self.backend.encode_reference(slot.take_reference_image()))
-        start, length = 0, sampling.first_block_frames
+        self.line.front.adopt(slot)
+        with closing(run_chain(self.line, slot, self._pieces(job))) as pieces:
+            for piece in pieces:
+                for offset, image in enumerate(piece.content):
+                    yield _frame(job, piece.step.start_frame + offset, image, dict(piece.timing))
+
+    def _pieces(self, job: _Job) -> Iterator[Piece]:
+        start, length = 0, self.backend.sampling.first_block_frames
         while start < job.frames:
-            began = perf_counter()
-            step = self._step(job, start, length)
-            block = denoise_batch(self.backend, [slot], [step], lambda: True)[0]
-            slot.commit(step, block.cache)
-            denoised = perf_counter()
-            shown = min(length, job.frames - start)
-            images = self.backend.decode(block.latents[:shown], slot.reference, slot.picture)
-            timing = {"denoise_ms": 1e3 * (denoised - began), "decode_ms": 1e3 * (perf_counter() - denoised)}
-            for offset, image in enumerate(images):
-                yield _frame(job, start + offset, image, timing)
-            start, length = start + length, sampling.block_frames
+            yield Piece(self._step(job, start, length), min(length, job.frames - start))
+            start, length = start + length, self.backend.sampling.block_frames
 
     def _step(self, job: _Job, start: int, length: int) -> Step:
         """Of frames start to start + length; those after the recording are silent and keep its last state."""

@@ -3,6 +3,7 @@
     AvatarError
     ├── ArgumentError              bad_argument
     │   ├── UnknownExpressionError unknown_expression
+    │   ├── PipelinePlanError      bad_pipeline_plan
     │   └── StateTrackError        bad_state_track
     ├── PortraitError
     │   ├── NotAnImageError        not_an_image
@@ -40,6 +41,7 @@
     │   ├── EngineFullError        engine_full              (retryable)
     │   ├── SlotBusyError          slot_busy                (retryable)
     │   ├── WorkerLostError        worker_lost              (retryable)
+    │   ├── StageLostError         stage_lost               (retryable)
     │   └── WorkerBrokenError      worker_broken
     └── DataError
         ├── ShardDamagedError      shard_damaged
@@ -83,6 +85,12 @@ class UnknownExpressionError(ArgumentError):
     """An expression name is not one of `engine.types.EXPRESSIONS`."""
 
     code = "unknown_expression"
+
+
+class PipelinePlanError(ArgumentError):
+    """A pipeline plan cannot be read, or names places that this machine or this process does not have."""
+
+    code = "bad_pipeline_plan"
 
 
 class StateTrackError(ArgumentError):
@@ -318,6 +326,13 @@ class WorkerLostError(WorkerError):
     """The worker crashed, hung or was not ready in time; another one is being started."""
 
     code = "worker_lost"
+    retryable = True
+
+
+class StageLostError(WorkerError):
+    """The process of one stage of a pipeline crashed, hung or was not ready in time. Open the model again."""
+
+    code = "stage_lost"
     retryable = True
 
 

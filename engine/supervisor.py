@@ -53,7 +53,8 @@ class SupervisedWorker:
 
     model, backend, threads: see engine.engine.load. picture_px: side of the pictures that are measured. capacity:
     places, None for as many as the first process finds that the machine sustains. backend_module: a module with
-    `open_backend() -> Backend`, importable in the child, instead of model and backend.
+    `open_backend() -> Backend`, importable in the child, instead of model and backend. pipeline: a plan's text or file,
+    see engine.pipeline.plan.
     """
 
     def __init__(
@@ -65,10 +66,17 @@ class SupervisedWorker:
         picture_px: int = 512,
         capacity: int | None = None,
         backend_module: str | None = None,
+        pipeline: str | None = None,
         limits: Limits | None = None,
     ) -> None:
         self._command = partial(
-            worker_command, model, backend, threads=threads, picture_px=picture_px, backend_module=backend_module
+            worker_command,
+            model,
+            backend,
+            threads=threads,
+            picture_px=picture_px,
+            backend_module=backend_module,
+            pipeline=pipeline,
         )
         self._capacity = capacity
         self._limits = limits or Limits()

@@ -28,7 +28,7 @@ LEAVES = (
 ALLOWED: dict[str, tuple[str, ...]] = {
     "engine": ("engine",),
     "training": ("training", *LEAVES),
-    "export": ("export", *LEAVES, "engine.bundle", "engine.backends"),
+    "export": ("export", *LEAVES, "engine.bundle", "engine.backends", "engine.pipeline.plan"),
     "apps": ("apps", "engine", "export", "training"),
 }
 """export writes what engine.bundle and engine.backends read. apps starts training, inside its commands."""

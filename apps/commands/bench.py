@@ -19,12 +19,13 @@ if TYPE_CHECKING:
     from apps.bench.setup import Settings
 
 _PARTS = {
-    "all": "everything but gpu and soak",
+    "all": "everything but gpu, pipeline and soak",
     "latency": "answers to a voice, interrupts, switches of state",
     "sustain": "a conversation: frame rate, late frames, drift of picture and sound",
     "stages": "that, and where the time of a block goes, beside what the machine can do",
     "capacity": "sessions at 25 frames a second, and memory of each",
     "gpu": "every way to compute the model, on CPU and GPU, one session and many, in one table",
+    "pipeline": "stages on core sets of their own beside one worker on half the cores, predicted and measured",
     "soak": "a long conversation: drift of the picture, seams, memory; writes drift.png and soak.json",
 }
 _PARTS_HELP = "\n".join(f"  {name:9} {what}" for name, what in _PARTS.items())
@@ -37,6 +38,7 @@ _EXAMPLES = """examples:
   visavis bench soak --minutes 10 --fast --out soak
 """
 _SOAK_MINUTES, _SOAK_FOLDER = 10.0, Path("soak")
+_REPEATS, _PIPELINE_REPEATS = 30, 5
 
 
 def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -60,7 +62,10 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     )
     bench.add_argument("--seconds", type=float, default=60.0, help="length of the conversation (default %(default)g)")
     bench.add_argument(
-        "--repeats", type=int, default=30, metavar="N", help="attempts of each latency (default %(default)s)"
+        "--repeats",
+        type=int,
+        metavar="N",
+        help=f"attempts of each latency (default {_REPEATS}), or turns of a pipeline (default {_PIPELINE_REPEATS})",
     )
     bench.add_argument(
         "--process", action="store_true", help="run the model in a supervised child process, as servers do"
@@ -94,6 +99,7 @@ def run(arguments: argparse.Namespace) -> int:
     from rich.console import Console
 
     from apps.bench.compare import print_comparison, read_report
+    from apps.bench.pipeline_report import print_cases
     from apps.bench.report import print_tables
     from apps.bench.tidy import tidy
 
@@ -102,7 +108,7 @@ def run(arguments: argparse.Namespace) -> int:
         report = tidy(_measure(arguments, say, began))
     line = json.dumps(report, allow_nan=False) + "\n"
     if not arguments.json:
-        print_tables(report, Console())
+        (print_cases if arguments.part == "pipeline" else print_tables)(report, Console())
         if earlier is not None:
             print_comparison(earlier, report, Console())
     if arguments.report:
@@ -140,6 +146,11 @@ def _measure(arguments: argparse.Namespace, say: Say, began: float) -> dict[str,
 
     import_ms = 1e3 * (perf_counter() - began)
     settings = _settings(arguments, Settings)
+    if arguments.part == "pipeline":
+        from apps.bench.pipeline import measure_pipeline
+        from apps.bench.pipeline_report import document_of
+
+        return document_of(settings, measure_pipeline(settings, settings.repeats, say))
     if arguments.part != "soak":
         return asyncio.run(run_bench(settings, arguments.part, say, import_ms))
     minutes = _SOAK_MINUTES if arguments.minutes is None else arguments.minutes
@@ -155,7 +166,7 @@ def _settings(arguments: argparse.Namespace, kind: type[Settings]) -> Settings:
         voice=arguments.voice,
         size_px=arguments.size,
         seconds=arguments.seconds,
-        repeats=arguments.repeats,
+        repeats=arguments.repeats or (_PIPELINE_REPEATS if arguments.part == "pipeline" else _REPEATS),
         process=arguments.process,
         sessions=arguments.sessions,
     )
@@ -164,6 +175,8 @@ def _settings(arguments: argparse.Namespace, kind: type[Settings]) -> Settings:
 def _check(arguments: argparse.Namespace) -> None:
     """Whatever can be known before anything is loaded. Raises ArgumentError or FileError."""
     for name, least in (("repeats", 1), ("sessions", 1), ("seconds", 1)):
+        if getattr(arguments, name) is None:
+            continue
         if not least <= getattr(arguments, name) <= 1e6:
             raise ArgumentError(f"--{name} must be at least {least}, not {getattr(arguments, name)}")
     if arguments.part != "soak" and (arguments.minutes is not None or arguments.out or arguments.fast):

@@ -80,6 +80,11 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "--backend", default="auto", help="auto, or one that `visavis doctor` lists (default %(default)s)"
     )
     talk.add_argument("--threads", type=int, metavar="N", help="CPU threads (default: all)")
+    talk.add_argument(
+        "--pipeline",
+        metavar="PLAN",
+        help="stages on places of their own, such as denoise@cpu:0/decode@cpu:1, or a file of `export pipeline --save`",
+    )
     talk.add_argument("--json", action="store_true", help="report figures as one JSON document")
     talk.set_defaults(handler=run)
 
@@ -100,7 +105,7 @@ def run(arguments: argparse.Namespace) -> int:
     states = automatic_states(sound.pcm, partner)
     if arguments.state_track:
         states = _read_states(arguments.state_track, states)
-    with load(arguments.model, arguments.backend, arguments.threads) as engine:
+    with load(arguments.model, arguments.backend, arguments.threads, arguments.pipeline) as engine:
         portrait, size = _frame(arguments, engine.open_portrait(arguments.portrait))
         loaded = perf_counter()
         frames = engine.generate(
@@ -113,22 +118,30 @@ def run(arguments: argparse.Namespace) -> int:
             seed=arguments.seed,
             size=size,
         )
-        first = _film(arguments, size, portrait, sound, frames, len(states))
+        first = _film(arguments, size, engine, portrait, sound, frames, len(states))
         report = _report(arguments, size, engine, sound, states, began, loaded, first)
     sys.stdout.write(json.dumps(asdict(report)) + "\n" if arguments.json else _sentence(report))
     return 0
 
 
 def _film(
-    arguments: argparse.Namespace, size: int, portrait: Portrait, sound: Sound, frames: Iterable[VideoFrame], count: int
-) -> float:
-    """Write the frames as they come, with a progress bar; returns when the first one came."""
+    arguments: argparse.Namespace, size: int, engine: AvatarEngine, portrait: Portrait, sound: Sound,
+    frames: Iterable[VideoFrame], count: int,
+) -> float:  # fmt: skip
+    """Write the frames as they come, with a progress bar; returns when the first one came. With a pipeline, the writer
+    is kept where its plan wants it.
+    """
     from apps.media import Mp4Writer
     from engine.ahead import run_ahead
+    from engine.pipeline.placing import on_cores
+    from engine.pipeline.plan import Place
 
     height, width = portrait.source.shape[:2] if arguments.whole else (size, size)
-    first = 0.0
-    with Mp4Writer(arguments.out, (width, height), sound.track, sound.track_rate_hz) as film:
+    place, first = engine.line.plan.place_of("encode") if engine.line.plan else Place(), 0.0
+    with (
+        on_cores(place),
+        Mp4Writer(arguments.out, (width, height), sound.track, sound.track_rate_hz, place.threads or 0) as film,
+    ):
         for frame in _with_progress(run_ahead(frames, _FRAMES_AHEAD), count):
             first = first or perf_counter()
             film.write(portrait.paste(frame.image) if arguments.whole else frame.image)

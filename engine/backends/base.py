@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -120,4 +120,19 @@ class Backend(Protocol):
 
     def close(self) -> None:
         """Free the model; idempotent."""
+        ...
+
+
+@runtime_checkable
+class SplitDecoder(Protocol):
+    """What a backend may offer beside: its decoder in two, so that a pipeline can run them at different places.
+    decode(latents, reference, portrait) is compose(predict(latents, reference), portrait).
+    """
+
+    def predict(self, latents: Floats, reference: Reference) -> tuple[Floats, Floats]:
+        """The networks: displacement [F, 2, g, g] and paint [F, 4, h, h], see engine.backends.compose."""
+        ...
+
+    def compose(self, predicted: tuple[Floats, Floats], portrait: Floats) -> NDArray[np.uint8]:
+        """Pictures [F, P, P, 3] at the portrait's size."""
         ...

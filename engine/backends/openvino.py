@@ -20,6 +20,7 @@ from engine.backends.hardware import processor_id
 from engine.backends.staged import BF16_KEY, ONNX, STAGES, Arrays, StagedBackend, made_for, stage_files
 from engine.bundle import Bundle
 from engine.errors import ArtefactStaleError, BackendUnavailableError
+from engine.pipeline.placing import is_kept
 
 LIBRARY = "openvino"
 CPU = "CPU"
@@ -155,6 +156,9 @@ class _Compiler:
             settings["INFERENCE_PRECISION_HINT"] = self._precision(stage)
             if self._threads:
                 settings["INFERENCE_NUM_THREADS"] = self._threads
+            if is_kept():
+                # Otherwise it moves the calling thread to cores of its own choice, and forgets which it was on.
+                settings["ENABLE_CPU_PINNING"] = False
         return settings
 
     def _compile(self, stage: str) -> ov.CompiledModel:

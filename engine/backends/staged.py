@@ -105,9 +105,15 @@ class StagedBackend:
         return velocity, keys, values
 
     def decode(self, latents: Floats, reference: Reference, portrait: Floats) -> NDArray[np.uint8]:
+        return self.compose(self.predict(latents, reference), portrait)
+
+    def predict(self, latents: Floats, reference: Reference) -> tuple[Floats, Floats]:
         parts = {name: reference[name] for name in ("latent", "fine", "coarse")}
         displacement, paint = self._run("decode", {"latents": latents, **parts})
-        return compose(displacement, paint, portrait)
+        return displacement, paint
+
+    def compose(self, predicted: tuple[Floats, Floats], portrait: Floats) -> NDArray[np.uint8]:
+        return compose(*predicted, portrait)
 
     def close(self) -> None:
         self._graphs.clear()

@@ -70,12 +70,13 @@ class BoundDenoiser:
 
 @dataclass(frozen=True, slots=True)
 class Denoised:
-    """One slot's part of a batch. latents [F, C, G, G], all finite; cache includes the block. The times are this slot's
-    share of the batch's. restarted: what came first was not finite, so the block starts from the reference alone.
+    """One slot's part of a batch. latents [F, C, G, G], all finite; cache includes the block, None when it is kept
+    where the block was made. The times are this slot's share of the batch's. restarted: what came first was not finite,
+    so the block starts from the reference alone.
     """
 
     latents: Floats
-    cache: Cache
+    cache: Cache | None
     audio_ms: float
     denoise_ms: float
     restarted: bool

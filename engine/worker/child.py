@@ -19,6 +19,7 @@ from engine.backends.base import Backend
 from engine.backends.registry import CHOICES
 from engine.errors import AvatarError, BackendFailedError
 from engine.worker.base import Pictures, WorkerInfo
+from engine.worker.line import Line
 from engine.worker.messages import (
     Arrived,
     Broken,
@@ -52,38 +53,46 @@ def main(argv: Sequence[str] | None = None) -> int:
     # Ctrl-C reaches the whole group; the process that owns this one decides what it means.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     arguments = _parser().parse_args(argv)
-    incoming, outgoing = _claim_pipes()
+    incoming, outgoing = claim_pipes()
     outbox = _Outbox(outgoing)
     try:
-        backend, model = _open_model(arguments)
+        line, model = _open_line(arguments)
     except AvatarError as error:
         outbox.broken(error)
         return EXIT_BROKEN
     except Exception as error:  # A module of the user's may raise anything.
         outbox.broken(BackendFailedError(f"the model could not be loaded: {error!r}"))
         return EXIT_BROKEN
-    stages = Stages(backend, model, arguments.picture_px, outbox, arguments.capacity)
+    stages = Stages(line, model, arguments.picture_px, outbox, arguments.capacity)
     stages.start()
     try:
         return _serve(incoming, stages, outbox)
     finally:
         stages.close(_CLOSE_S)
+        line.front.close()
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m engine.worker", description="One worker process, run by visavis.")
-    parser.add_argument("--model", default="auto")
-    parser.add_argument("--backend", default="auto", choices=CHOICES)
-    parser.add_argument("--threads", type=int)
+    add_model_options(parser)
     parser.add_argument("--picture-px", type=int, default=512)
     parser.add_argument("--capacity", type=int)
-    parser.add_argument(
-        "--backend-module", help="a module with open_backend() -> Backend, instead of a backend and a model of ours"
-    )
+    parser.add_argument("--pipeline", help="stages on places of their own, as engine.pipeline.plan writes it")
     return parser
 
 
-def _open_model(arguments: argparse.Namespace) -> tuple[Backend, str]:
+def add_model_options(parser: argparse.ArgumentParser) -> None:
+    """What says which model a child process runs; see open_model."""
+    parser.add_argument("--model", default="auto")
+    parser.add_argument("--backend", default="auto", choices=CHOICES)
+    parser.add_argument("--threads", type=int)
+    parser.add_argument(
+        "--backend-module", help="a module with open_backend() -> Backend, instead of a backend and a model of ours"
+    )
+
+
+def open_model(arguments: argparse.Namespace) -> tuple[Backend, str]:
+    """The backend that the options ask for, and its model's name. Raises what opening it does."""
     if arguments.backend_module:
         backend: Backend = import_module(arguments.backend_module).open_backend()
         return backend, arguments.backend_module
@@ -93,7 +102,17 @@ def _open_model(arguments: argparse.Namespace) -> tuple[Backend, str]:
     return engine.backend, engine.model
 
 
-def _claim_pipes() -> tuple[int, int]:
+def _open_line(arguments: argparse.Namespace) -> tuple[Line, str]:
+    if arguments.pipeline is None:
+        backend, model = open_model(arguments)
+        return Line.of(backend), model
+    from engine.engine import load
+
+    engine = load(arguments.model, arguments.backend, arguments.threads, arguments.pipeline)
+    return engine.line, engine.model
+
+
+def claim_pipes() -> tuple[int, int]:
     """Descriptors of the two pipes, while stdin becomes empty and stdout becomes stderr: whatever a library prints
     cannot end up between our messages.
     """

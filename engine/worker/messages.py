@@ -232,6 +232,11 @@ def _read_info(get: _Fields) -> WorkerInfo:
     )
 
 
+def error_of(frame: Frame) -> AvatarError:
+    """The error that a frame tells in `code` and `message`. Raises WireError when it does not."""
+    return _read_error(_Fields(frame))
+
+
 def _read_error(get: _Fields) -> AvatarError:
     """The error of the same code, where this process knows one."""
     code, known = get.text("code"), {kind.code: kind for kind in _below(AvatarError)}

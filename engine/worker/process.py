@@ -53,6 +53,7 @@ def worker_command(
     picture_px: int = 512,
     capacity: int | None = None,
     backend_module: str | None = None,
+    pipeline: str | None = None,
 ) -> list[str]:
     """The argument list that starts a worker process; see engine.worker.child for what the options mean."""
     options = {
@@ -62,6 +63,7 @@ def worker_command(
         "--picture-px": picture_px,
         "--capacity": capacity,
         "--backend-module": backend_module,
+        "--pipeline": pipeline,
     }
     given = [part for name, value in options.items() if value is not None for part in (name, str(value))]
     return [sys.executable, "-m", "engine.worker", *given]
@@ -119,7 +121,7 @@ class ProcessWorker:
         """Start the process; wait until it is warm. Raises WorkerLostError or what went wrong there; close it then."""
         try:
             self._process = await asyncio.create_subprocess_exec(
-                *self._command, stdin=PIPE, stdout=PIPE, stderr=PIPE, env=_environment()
+                *self._command, stdin=PIPE, stdout=PIPE, stderr=PIPE, env=child_environment()
             )
         except OSError as error:
             raise WorkerLostError(f"the worker process could not be started: {error}") from error
@@ -252,7 +254,7 @@ class _PipePort:
         self._send(Remove(slot))
 
 
-def _environment() -> dict[str, str]:
+def child_environment() -> dict[str, str]:
     """This process's, and a way to this very package, wherever it was imported from."""
     root = str(Path(__file__).resolve().parents[2])
     if Path(root).name in ("site-packages", "dist-packages"):

@@ -37,7 +37,7 @@ class SlotState:
         self.next_frame: int | None = None
         """None as long as nothing was made: the first step may start at any frame."""
         self._face_reference: Floats | None = face.reference
-        self._seed, self._config = face.seed, config
+        self.seed, self._config = face.seed, config
         self._start: Cache | None = None
         self._cache: Cache | None = None
 
@@ -77,8 +77,8 @@ class SlotState:
         """[1, F, C, G, G]"""
         c = self._config
         shape = (c.latent_channels, c.latent_grid, c.latent_grid)
-        return frame_noise(self._seed, step.start_frame, step.frames, shape)[None]
+        return frame_noise(self.seed, step.start_frame, step.frames, shape)[None]
 
-    def commit(self, step: Step, cache: Cache) -> None:
-        """The step's frames are made, and `cache` includes them."""
+    def commit(self, step: Step, cache: Cache | None) -> None:
+        """The step's frames are made, and `cache` includes them; None when it is kept where blocks are made."""
         self._cache, self.next_frame = cache, step.start_frame + step.frames

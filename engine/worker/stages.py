@@ -1,4 +1,5 @@
-"""The two threads that compute: one denoises block n + 1 while the other decodes block n.
+"""The two threads that compute: one denoises block n + 1 while the other decodes block n. A plan may keep each on cores
+of its own, put the denoiser into another process, or give the decoder's networks a third thread.
 
 Everything here may be called from any thread and returns at once; what comes of it goes to a Sink. Between the threads
 lie at most as many blocks as one batch makes (at least 2); when there are more, denoising waits. A step of an earlier
@@ -9,21 +10,25 @@ of pictures.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from threading import Condition, Thread, current_thread
 from time import monotonic, perf_counter
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
-from engine.backends.base import Backend
-from engine.errors import AvatarError, BackendFailedError, SlotBusyError
+from engine.ahead import run_ahead
+from engine.errors import AvatarError, BackendFailedError, SlotBusyError, StageLostError
+from engine.pipeline.placing import keep_on
+from engine.pipeline.plan import Place
 from engine.scheduler import Scheduler, Ticket, predicted_decode_ms, predicted_denoise_ms
 from engine.types import FRAME_US
 from engine.worker.base import Face, Floats, Pictures, Step, WorkerInfo
-from engine.worker.blocks import Denoised, UnwantedError, denoise_batch
+from engine.worker.blocks import Denoised, UnwantedError
+from engine.worker.line import Line
 from engine.worker.slots import SlotState
 from engine.worker.warmup import DECODE_GROUP, Warm, warm_up
 
@@ -80,12 +85,26 @@ class _Block:
         return {**self.timing, "decode_ms": self.decode_ms, **counts}
 
 
-class Stages:
-    """Owns both threads and every slot's state, but not the backend."""
+@dataclass(frozen=True, slots=True)
+class _Group:
+    """Some frames of a block, from `first` on, on their way from the decoder's networks to pictures of full size."""
 
-    def __init__(self, backend: Backend, model: str, picture_px: int, sink: Sink, capacity: int | None = None) -> None:
-        self._backend, self._sink = backend, sink
-        self._warm_up: Callable[[], Warm] = lambda: warm_up(backend, model, picture_px, capacity)
+    block: _Block
+    first: int
+    frames: int
+    predicted: Any
+
+    @property
+    def last(self) -> bool:
+        return self.first + self.frames == self.block.step.frames
+
+
+class Stages:
+    """Owns the threads and every slot's state, but not the line."""
+
+    def __init__(self, line: Line, model: str, picture_px: int, sink: Sink, capacity: int | None = None) -> None:
+        self._line, self._sink = line, sink
+        self._warm_up: Callable[[], Warm] = lambda: warm_up(line, model, picture_px, capacity)
         self._warm: Warm | None = None
         self._changed = Condition()
         # Guarded by _changed:
@@ -109,7 +128,7 @@ class Stages:
     def open(self, slot: int, face: Face) -> None:
         """Take a new slot; Sink.opened or Sink.lost answers."""
         with self._changed:
-            state = SlotState(slot, face, self._backend.config)
+            state = SlotState(slot, face, self._line.back.config)
             self._slots[slot] = state
             self._openings.append(state)
             self._changed.notify_all()
@@ -141,10 +160,11 @@ class Stages:
             if state := self._slots.pop(slot, None):
                 state.closed = True
                 self._scheduler.drop(slot)
+                self._line.front.forget(slot)
                 self._changed.notify_all()
 
     def close(self, timeout_s: float) -> bool:
-        """End both threads after the calls that they are in; whether they ended in time. Idempotent."""
+        """End the threads after the calls that they are in; whether they ended in time. Idempotent."""
         with self._changed:
             self._closing = True
             self._changed.notify_all()
@@ -185,7 +205,11 @@ class Stages:
         if known:
             self._sink.lost(slot, error)
 
+    def _place_of(self, work: str) -> Place:
+        return self._line.plan.place_of(work) if self._line.plan else Place()
+
     def _denoise_loop(self) -> None:
+        keep_on(self._place_of("denoise"))
         self._warm = self._warm_up()
         self._scheduler.max_batch = self._warm.max_batch
         self._sink.ready(self._warm.info)
@@ -211,7 +235,10 @@ class Stages:
             return
         try:
             with self._call("reference", self._warm.reference_ms):
-                slot.adopt(self._backend.encode_reference(slot.take_reference_image()))
+                slot.adopt(self._line.back.encode_reference(slot.take_reference_image()))
+            self._line.front.adopt(slot)
+        except StageLostError:
+            raise
         except Exception as error:
             self._lose(slot.number, _failure("reference stage", error))
         else:
@@ -227,6 +254,8 @@ class Stages:
             done = self._denoise_batch([slot for slot, _ in work], [ticket.step for _, ticket in work])
         except UnwantedError:
             return
+        except StageLostError:
+            raise  # No other step would fare better.
         except Exception as error:
             if len(work) == 1:
                 self._lose(work[0][0].number, _failure("denoise stage", error))
@@ -243,7 +272,7 @@ class Stages:
         assert self._warm is not None
         call_ms = predicted_denoise_ms(self._warm.info, steps[0].frames, steps[0].denoising_steps)
         with self._call("denoise", len(steps) * call_ms):
-            return denoise_batch(self._backend, slots, steps, wanted)
+            return self._line.front.denoise(slots, steps, wanted)
 
     def _hand_over(self, slot: SlotState, step: Step, part: Denoised, wait_ms: float) -> None:
         """Commit what is still wanted, and put it on the decoder's desk once there is room."""
@@ -263,14 +292,32 @@ class Stages:
         return block.wanted and not self._closing
 
     def _decode_loop(self) -> None:
+        keep_on(self._place_of("compose"))
+        with closing(self._predicted()) as groups:
+            for group in groups:
+                try:
+                    pictures = self._compose(group)
+                except Exception as error:
+                    self._lose(group.block.slot.number, _failure("decode stage", error))
+                    continue
+                if group.block.wanted:
+                    self._sink.pictures(group.block.slot.number, pictures)
+
+    def _predicted(self) -> Generator[_Group]:
+        """Groups in the order of `_next_block`, made by a thread of its own where the plan has one for it."""
+        plan = self._line.plan
+        if plan is None or plan.stage_of("decode") == plan.stage_of("compose"):
+            return self._predict_all()
+        return run_ahead(self._predict_all(), plan.depth, partial(keep_on, self._place_of("decode")))
+
+    def _predict_all(self) -> Generator[_Group]:
         while block := self._next_block():
             try:
-                pictures = self._decode_group(block)
+                group = self._predict(block)
             except Exception as error:
                 self._lose(block.slot.number, _failure("decode stage", error))
                 continue
-            if block.wanted:
-                self._sink.pictures(block.slot.number, pictures)
+            yield group
 
     def _next_block(self) -> _Block | None:
         """The block whose next picture is due first; of each slot only its oldest, so that pictures stay in order."""
@@ -291,21 +338,30 @@ class Stages:
             self._desk = kept
             self._changed.notify_all()
 
-    def _decode_group(self, block: _Block) -> Pictures:
+    def _predict(self, block: _Block) -> _Group:
         assert self._warm is not None
         every, first = block.step.picture_every, block.shown
         chosen = block.latents[first : first + DECODE_GROUP * every : every]
         began = perf_counter()
         with self._call("decode", predicted_decode_ms(self._warm.info, len(chosen), block.slot.picture.shape[-1])):
-            images = self._backend.decode(chosen, block.slot.reference, block.slot.picture)
+            predicted = self._line.predict(chosen, block.slot)
         block.decode_ms += 1e3 * (perf_counter() - began)
         block.pictures += len(chosen)
-        if every > 1:
-            images = np.repeat(images, every, axis=0)[: block.step.frames - first]
-        block.shown += len(images)
-        last = block.shown == block.step.frames
-        timing = block.final_timing() if last else {}
-        return Pictures(block.step.generation, block.step.start_frame + first, images, last, timing)
+        frames = min(every * len(chosen), block.step.frames - first)
+        block.shown += frames
+        return _Group(block, first, frames, predicted)
+
+    def _compose(self, group: _Group) -> Pictures:
+        assert self._warm is not None
+        block, step = group.block, group.block.step
+        began, count = perf_counter(), -(-group.frames // step.picture_every)
+        with self._call("compose", predicted_decode_ms(self._warm.info, count, block.slot.picture.shape[-1])):
+            images = self._line.compose(group.predicted, block.slot)
+        block.decode_ms += 1e3 * (perf_counter() - began)
+        if step.picture_every > 1:
+            images = np.repeat(images, step.picture_every, axis=0)[: group.frames]
+        timing = block.final_timing() if group.last else {}
+        return Pictures(step.generation, step.start_frame + group.first, images, group.last, timing)
 
 
 def _failure(where: str, error: BaseException) -> AvatarError:

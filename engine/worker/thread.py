@@ -11,6 +11,7 @@ from typing import TypeVar
 from engine.backends.base import Backend
 from engine.errors import AvatarError
 from engine.worker.base import Face, Listener, Pictures, Slot, WorkerInfo
+from engine.worker.line import Line
 from engine.worker.places import Places
 from engine.worker.stages import Stages
 
@@ -22,16 +23,18 @@ T = TypeVar("T")
 
 
 class ThreadWorker:
-    """A Worker over a backend of this process, which it owns.
+    """A Worker over a model, which it owns: a backend of this process, or a line whose stages have places.
 
     picture_px: side of the pictures that are measured; any other works as well. capacity: places, None for as many as
     the machine sustains at 25 frames a second.
     """
 
-    def __init__(self, backend: Backend, model_name: str, picture_px: int = 512, capacity: int | None = None) -> None:
-        self._backend = backend
+    def __init__(
+        self, model: Backend | Line, model_name: str, picture_px: int = 512, capacity: int | None = None
+    ) -> None:
+        self._line = model if isinstance(model, Line) else Line.of(model)
         self._inbox = _Inbox()
-        self._stages = Stages(backend, model_name, picture_px, self._inbox, capacity)
+        self._stages = Stages(self._line, model_name, picture_px, self._inbox, capacity)
         self._places = Places(self._stages, capacity)
         self._closed = False
 
@@ -62,7 +65,7 @@ class ThreadWorker:
         self._closed = True
         self._places.close()
         if await in_thread("visavis close", lambda: self._stages.close(CLOSE_S)):
-            self._backend.close()
+            self._line.close()
         else:
             # A thread is still inside the model, which would not survive being freed.
             _log.warning("a stage of the worker did not end within %g s and was left behind", CLOSE_S)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from statistics import median
 from time import perf_counter
 
@@ -12,11 +11,14 @@ import numpy as np
 
 from engine.audio.features import LOG_FLOOR
 from engine.audio.windows import WINDOW_MELS
-from engine.backends.base import REFERENCE_PX, Backend
+from engine.backends.base import REFERENCE_PX
+from engine.errors import StageLostError
 from engine.model.config import ModelConfig
+from engine.pipeline.placing import on_cores
+from engine.pipeline.plan import Place
 from engine.scheduler import MAX_BATCH, sustained_sessions
 from engine.worker.base import Face, Step, WorkerInfo
-from engine.worker.blocks import denoise_batch
+from engine.worker.line import Line
 from engine.worker.slots import SlotState
 
 DECODE_GROUP = 2
@@ -53,19 +55,23 @@ def blank_step(config: ModelConfig, frames: int, denoising_steps: int) -> Step:
     )
 
 
-def warm_up(backend: Backend, model: str, picture_px: int, capacity: int | None = None) -> Warm:
+def warm_up(line: Line, model: str, picture_px: int, capacity: int | None = None) -> Warm:
     """Meet every block length, both numbers of denoising steps, every size of batch and of decoding group once.
 
-    capacity: how many slots there will be, None for as many as the machine sustains. Raises whatever the backend does.
+    capacity: how many slots there will be, None for as many as the machine sustains. Raises whatever the stages do.
     """
+    backend, sampling = line.back, line.back.sampling
     slot = SlotState(0, _blank_face(picture_px), backend.config)
     image = slot.take_reference_image()
     slot.adopt(backend.encode_reference(image))
+    line.front.adopt(slot)
     reference_ms = _measure_ms(lambda: backend.encode_reference(image))
-    _run(backend, [slot], backend.sampling.first_block_frames, backend.sampling.first_steps)
-    info = _measure(backend, slot, model, picture_px)
+    _run(line, [slot], sampling.first_block_frames, sampling.first_steps)
+    info = _measure(line, slot, model, picture_px)
     places = capacity or sustained_sessions(info)
-    return Warm(info, _largest_batch(backend, slot, min(MAX_BATCH, places)), reference_ms)
+    largest = _largest_batch(line, slot, min(MAX_BATCH, places))
+    line.front.forget(slot.number)
+    return Warm(info, largest, reference_ms)
 
 
 def _blank_face(picture_px: int) -> Face:
@@ -73,25 +79,27 @@ def _blank_face(picture_px: int) -> Face:
     return Face(reference, picture)
 
 
-def _run(backend: Backend, slots: list[SlotState], frames: int, denoising_steps: int) -> float:
-    """Denoise one block in each slot; milliseconds of the denoiser, all slots together."""
-    steps = [blank_step(backend.config, frames, denoising_steps)] * len(slots)
-    done = denoise_batch(backend, slots, steps, lambda: True)
-    return sum(part.denoise_ms for part in done)
+def _run(line: Line, slots: list[SlotState], frames: int, denoising_steps: int) -> tuple[float, float]:
+    """Denoise one block in each slot; milliseconds of the denoiser and of the audio encoder, all slots together."""
+    steps = [blank_step(line.back.config, frames, denoising_steps)] * len(slots)
+    done = line.front.denoise(slots, steps, lambda: True)
+    return sum(part.denoise_ms for part in done), sum(part.audio_ms for part in done)
 
 
-def _measure(backend: Backend, slot: SlotState, model: str, picture_px: int) -> WorkerInfo:
-    sampling, config = backend.sampling, backend.config
+def _measure(line: Line, slot: SlotState, model: str, picture_px: int) -> WorkerInfo:
+    sampling, config = line.back.sampling, line.back.config
     lengths = sorted({*config.block_lengths, sampling.first_block_frames, sampling.block_frames})
     calls = sampling.steps + 1
-    denoise_ms = {n: _median_ms(partial(_run, backend, [slot], n, sampling.steps)) / calls for n in lengths}
-    latents = np.zeros((DECODE_GROUP, config.latent_channels, config.latent_grid, config.latent_grid), np.float32)
-    backend.decode(latents[:1], slot.reference, slot.picture)
-    decode_ms = _measure_ms(lambda: backend.decode(latents, slot.reference, slot.picture)) / DECODE_GROUP
-    windows = np.repeat(blank_step(config, sampling.block_frames, 1).windows, 2, axis=0)
+
+    costs = {}
+    for frames in lengths:
+        _run(line, [slot], frames, sampling.steps)  # The first one sets things up.
+        rounds = [_run(line, [slot], frames, sampling.steps) for _ in range(_ROUNDS)]
+        denoise_ms, audio_ms = (median(ms) for ms in zip(*rounds, strict=True))
+        costs[frames] = (denoise_ms / calls, audio_ms)
     return WorkerInfo(
         model=model,
-        backend=backend.name,
+        backend=line.back.name,
         block_lengths=tuple(lengths),
         steps=sampling.steps,
         first_steps=sampling.first_steps,
@@ -99,10 +107,23 @@ def _measure(backend: Backend, slot: SlotState, model: str, picture_px: int) -> 
         block_frames=sampling.block_frames,
         context_frames=config.context_frames,
         picture_px=picture_px,
-        denoise_ms=denoise_ms,
-        decode_ms=decode_ms,
-        fixed_ms=_measure_ms(lambda: backend.encode_audio(windows)),
+        denoise_ms={frames: denoise_ms for frames, (denoise_ms, _) in costs.items()},
+        decode_ms=_measure_decode_ms(line, slot),
+        fixed_ms=costs[sampling.block_frames][1],
     )
+
+
+def _measure_decode_ms(line: Line, slot: SlotState) -> float:
+    """Of one picture, on the cores where it is decoded."""
+    config = line.back.config
+    latents = np.zeros((DECODE_GROUP, config.latent_channels, config.latent_grid, config.latent_grid), np.float32)
+
+    def decode(count: int) -> None:
+        line.compose(line.predict(latents[:count], slot), slot)
+
+    with on_cores(line.plan.place_of("decode") if line.plan else Place()):
+        decode(1)
+        return _measure_ms(lambda: decode(DECODE_GROUP)) / DECODE_GROUP
 
 
 def _measure_ms(call: Callable[[], object]) -> float:
@@ -111,21 +132,19 @@ def _measure_ms(call: Callable[[], object]) -> float:
         call()
         return 1e3 * (perf_counter() - began)
 
-    return _median_ms(timed)
-
-
-def _median_ms(timed: Callable[[], float]) -> float:
     timed()  # The first one sets things up.
     return median(timed() for _ in range(_ROUNDS))
 
 
-def _largest_batch(backend: Backend, slot: SlotState, most: int) -> int:
+def _largest_batch(line: Line, slot: SlotState, most: int) -> int:
     """Meet every batch size up to `most` with the usual block lengths; 1 when the model takes one session at a time."""
-    sampling = backend.sampling
+    sampling = line.back.sampling
     try:
         for sessions in range(2, most + 1):
             for frames in {sampling.first_block_frames, sampling.block_frames}:
-                _run(backend, [slot] * sessions, frames, 1)
+                _run(line, [slot] * sessions, frames, 1)
+    except StageLostError:
+        raise
     except Exception:  # Graphs exported for one session fail in their library's own way.
         return 1
     return most
