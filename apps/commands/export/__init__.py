@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import argparse
 
-from apps.commands.export import onnx, parity
+from apps.commands.export import drift, onnx, parity, quantize
 
 _EXAMPLE = """examples:
   visavis export onnx runs/student/model.safetensors -o models/nano --int8
   visavis export parity runs/student/model.safetensors models/nano --blocks 10 --json
 """
 
-_PARTS = (onnx, parity)
+_PARTS = (onnx, parity, quantize, drift)
 """The subcommands, in the order of the help: modules of this package with `register(commands)`, which load what is
 heavy inside their handlers."""
 
