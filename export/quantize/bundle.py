@@ -22,7 +22,7 @@ from export.quantize.qdq import Scheme
 from export.quantize.report import to_dict, to_markdown
 from export.quantize.results import GPU_KEY, Request, Result, StageResult
 from export.quantize.running import runtimes
-from export.quantize.sensitivity import MOST_DB, LayerReport, Trials, examine, spare
+from export.quantize.sensitivity import MOST_DB, LayerReport, Mode, Plan, Trials, examine, spare
 from export.quantize.speed import times_ms
 
 REPORT_JSON, REPORT_TABLE = "quantization.json", "QUANTIZATION.md"
@@ -31,6 +31,8 @@ _MARGINS_DB = (0.0, 3.0, 6.0)
 """Tried in turn when stages that keep their own budgets miss the common one together."""
 _CLEARLY = 0.95
 """A stage in 8 bits is kept for CPUs if it takes at most this share of the time somewhere."""
+_AS_QUICK = 1.03
+"""Times that differ by less are the same."""
 
 
 def quantise_bundle(bundle: Bundle, out: Path, request: Request, tell: Tell = lambda text: None) -> Result:
@@ -47,7 +49,8 @@ def quantise_bundle(bundle: Bundle, out: Path, request: Request, tell: Tell = la
         reports[stage] = examine(trial, bench.judge(stage), lambda text, s=stage: tell(f"{s}: {text}"))
     results, together = _settle(bench, trials, reports, request, tell)
     if request.scheme.target == "cpu":
-        results = [_timed(trials[result.stage], result) for result in results]
+        results = [_timed(bench, trials[result.stage], result) for result in results]
+        together = bench.rollout_db({result.stage: result.graph for result in results if result.kept})
     made = Result(bundle, request, results, together)
     _write(made, out)
     return replace(made, bundle=read_bundle(out))
@@ -76,8 +79,16 @@ def _settle(
     return results, together
 
 
-def _timed(trials: Trials, result: StageResult) -> StageResult:
+def _timed(bench: Bench, trials: Trials, result: StageResult) -> StageResult:
+    """With its times; where rounding activations saves no time on the first runtime, it is not done."""
     ms = _times(trials, result)
+    here = ms[runtimes()[0]]
+    if result.kept and result.plan.count("8-bit") and here["weights"] <= _AS_QUICK * here["chosen"]:
+        modes: dict[str, Mode] = dict.fromkeys(result.plan.modes, "weights")
+        graph = trials.build(modes)
+        plan = Plan(modes, bench.rollout_db({result.stage: graph}), result.plan.tried + 1)
+        result = replace(result, plan=plan, graph=graph)
+        ms = {runtime: {**ways, "chosen": ways["weights"]} for runtime, ways in ms.items()}
     return replace(result, ms=ms, kept=result.kept and _is_quicker(ms))
 
 

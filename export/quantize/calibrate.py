@@ -17,6 +17,7 @@ from export.quantize.qdq import Scheme, quantise
 from export.quantize.running import Arrays, expose, open_graph
 
 _VALUES_PER_SAMPLE = 4096
+_DECODER_READS = ("latent", "fine", "coarse")
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +53,7 @@ class Recorder:
         return self._backend.denoise(**inputs)
 
     def decode(self, latents: Floats, reference: Reference, portrait: Floats) -> NDArray[np.uint8]:
-        parts = {name: reference[name] for name in ("latent", "fine", "coarse")}
+        parts = {name: reference[name] for name in _DECODER_READS if name in reference}
         self._keep("decode", {"latents": latents, **parts})
         return self._backend.decode(latents, reference, portrait)
 

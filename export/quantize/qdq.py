@@ -25,8 +25,9 @@ from export.quantize.numbers import TENSOR_TYPES, Kind, Steps, stored, weight_st
 Precision = Literal["int8", "fp8"]
 Target = Literal["cpu", "gpu"]
 
-FP8_OPSET = 19
-"""The first one with 8-bit floats. Nothing else that the stages use changed its meaning between 18 and 19."""
+GPU_OPSET = 19
+"""The first one with 8-bit floats, and with DequantizeLinear to 16 bits, which typed networks need. Nothing else that
+the stages use changed its meaning between 18 and 19."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,9 +110,9 @@ class _Writer:
         del self._model.graph.node[:]
         self._model.graph.node.extend(nodes)
         _drop_unused(self._model.graph)
-        if self._scheme.precision == "fp8":
+        if self._scheme.target == "gpu":
             for opset in self._model.opset_import:
-                opset.version = max(opset.version, FP8_OPSET)
+                opset.version = max(opset.version, GPU_OPSET)
 
     def _pair(self, tensor: str) -> str:
         """The name of the rounded tensor; one pair serves all that read it."""
@@ -138,7 +139,7 @@ class _Writer:
         kind: Kind = "fp8" if self._scheme.precision == "fp8" else "int8"
         values = self._graph.weight(layer)
         steps = weight_steps(kind, values, layer.axis)
-        name = f"{layer.node}.weight"
+        name = f"quantised.{layer.node}.weight"
         numbers = stored(values, steps, layer.axis)
         self._constant(f"{name}.stored", numbers, TENSOR_TYPES[kind])
         ends = self._constants(name, steps)
@@ -149,7 +150,7 @@ class _Writer:
     def _bias(self, layer: Layer, weight: Steps) -> str:
         """In int32, in steps of the product of the two scales, as the accumulator counts."""
         scale = weight.scale * self._steps[layer.activation].scale
-        name = f"{layer.node}.bias"
+        name = f"quantised.{layer.node}.bias"
         numbers = np.rint(self._graph.bias(layer) / scale).clip(-(2**31) + 1, 2**31 - 1).astype(np.int32)
         self._constant(f"{name}.stored", numbers, TensorProto.INT32)
         self._constant(f"{name}.scale", scale.astype(np.float32), TensorProto.FLOAT)

@@ -14,7 +14,7 @@ from onnx import external_data_helper, helper
 
 from engine.backends.base import Backend
 from engine.backends.staged import STAGES, StagedBackend
-from engine.backends.staged import Graph as Callable
+from engine.backends.staged import Graph as Running
 from engine.bundle import Bundle
 from export.quantize.layers import Graph
 
@@ -29,7 +29,7 @@ def runtimes() -> list[Runtime]:
     return [name for name in names if find_spec(name)]
 
 
-def open_graph(graph: Graph, runtime: Runtime, bf16: bool = False, threads: int = 1) -> Callable:
+def open_graph(graph: Graph, runtime: Runtime, bf16: bool = False, threads: int = 1) -> Running:
     """A graph ready to run. threads: more would spend processor time on waiting for each other."""
     content = _whole(graph)
     return _onnxruntime(content, threads) if runtime == "onnxruntime" else _openvino(content, threads, bf16)
@@ -42,11 +42,6 @@ def open_stages(
     given = graphs or {}
     stages = {name: given.get(name) or read_stage(bundle, name) for name in STAGES}
     return StagedBackend(runtime, bundle, {k: open_graph(g, runtime, k in bf16) for k, g in stages.items()})
-
-
-def with_stage(backend_bundle: Bundle, runtime: str, running: Mapping[str, Callable]) -> Backend:
-    """A backend over graphs that are already open."""
-    return StagedBackend(runtime, backend_bundle, running)
 
 
 def read_stage(bundle: Bundle, stage: str) -> Graph:
@@ -69,7 +64,7 @@ def _whole(graph: Graph) -> bytes:
     return model.SerializeToString()
 
 
-def _onnxruntime(content: bytes, threads: int) -> Callable:
+def _onnxruntime(content: bytes, threads: int) -> Running:
     options = ort.SessionOptions()
     options.log_severity_level = _ONLY_ERRORS
     options.intra_op_num_threads = threads
@@ -83,7 +78,7 @@ def _onnxruntime(content: bytes, threads: int) -> Callable:
     return run
 
 
-def _openvino(content: bytes, threads: int, bf16: bool) -> Callable:
+def _openvino(content: bytes, threads: int, bf16: bool) -> Running:
     import openvino as ov
 
     settings = {

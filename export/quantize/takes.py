@@ -124,14 +124,11 @@ def noises(take: Take, config: ModelConfig) -> Iterator[Floats]:
         yield random.standard_normal((1, length, *grid), np.float32)
 
 
-def play(
-    backend: Backend, take: Take, skip_pictures: bool = False
-) -> Iterator[tuple[Floats, NDArray[np.uint8] | None]]:
-    """Latents and pictures of every block."""
+def play(backend: Backend, take: Take) -> Iterator[NDArray[np.uint8]]:
+    """Pictures of every block [F, P, P, 3]."""
     player = Player(backend, take)
     for number, noise in enumerate(noises(take, backend.config)):
-        latents = player.step(number, noise)
-        yield latents, None if skip_pictures else player.pictures(latents)
+        yield player.pictures(player.step(number, noise))
 
 
 def _nothing(config: ModelConfig, frames: int) -> dict[str, NDArray[Any]]:
