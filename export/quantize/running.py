@@ -35,13 +35,10 @@ def open_graph(graph: Graph, runtime: Runtime, bf16: bool = False, threads: int 
     return _onnxruntime(content, threads) if runtime == "onnxruntime" else _openvino(content, threads, bf16)
 
 
-def open_stages(
-    bundle: Bundle, runtime: Runtime, graphs: Mapping[str, Graph] | None = None, bf16: tuple[str, ...] = ()
-) -> Backend:
-    """The bundle in float32, with these graphs instead of its own for some stages."""
-    given = graphs or {}
-    stages = {name: given.get(name) or read_stage(bundle, name) for name in STAGES}
-    return StagedBackend(runtime, bundle, {k: open_graph(g, runtime, k in bf16) for k, g in stages.items()})
+def open_stages(bundle: Bundle, runtime: Runtime) -> Backend:
+    """The bundle in float32."""
+    running = {stage: open_graph(read_stage(bundle, stage), runtime) for stage in STAGES}
+    return StagedBackend(runtime, bundle, running)
 
 
 def read_stage(bundle: Bundle, stage: str) -> Graph:
