@@ -27,6 +27,7 @@ from export.quantize.drift import Drift, measure_drift, voice_curve  # noqa: E40
 from export.quantize.layers import Graph, find_layers  # noqa: E402
 from export.quantize.numbers import best_steps, rounded, steps_for, weight_steps  # noqa: E402
 from export.quantize.qdq import GPU_OPSET, Precision, Scheme, Target, quantise  # noqa: E402
+from export.quantize.results import gpu_file  # noqa: E402
 from export.quantize.running import open_graph, runtimes  # noqa: E402
 from export.quantize.sensitivity import MOST_DB, LayerReport, Mode, Trials, examine, snr_db, spare  # noqa: E402
 from export.quantize.takes import play, speech, variety  # noqa: E402
@@ -258,7 +259,10 @@ def test_what_grows_is_told_from_what_does_not() -> None:
     assert steady.ways["free"].first_db < 60
     assert growing.ways["free"].begins_db - growing.ways["free"].ends_db > 1, "free runs feed on their own errors"
     assert growing.ways["forced"].begins_db - growing.ways["forced"].ends_db < 0.5, "forced ones do not"
-    assert not growing.passes(0)
+    assert same.steady and not growing.steady
+    ends_db = growing.ways["free"].ends_db
+    assert growing.sync is not None and growing.passes(ends_db + 0.9) == (abs(growing.sync.lost) <= 0.02)
+    assert not growing.passes(ends_db + 1.1)
 
 
 def test_voice_curve_hears_vowels_and_no_hum() -> None:
@@ -304,6 +308,7 @@ def test_shipped_bundle_from_the_command_line(tmp_path: Path, capsys: pytest.Cap
     assert {"quantization.json", "QUANTIZATION.md"} <= set(bundle.files)
     kept = report["stages"]["audio"]["kept"]
     assert ("audio" in bundle.manifest["int8_stages"]) == kept == ("audio.int8.onnx" in bundle.files)
+    assert gpu_file(bundle, "audio") == "audio.onnx", "what is for CPUs is not for GPUs"
     backend = open_backend(runtimes()[0], bundle, 1)
     assert backend.encode_audio(np.zeros((2, 32, 80), np.float32)).shape == (2, bundle.config.audio_width)
 

@@ -18,6 +18,11 @@ QUANTISED = (".int8.onnx", ".gpu.onnx")
 """How the names of quantised graphs end."""
 
 
+def gpu_file(bundle: Bundle, stage: str) -> str:
+    """The file of the graph that a GPU's library should read: the quantised one if there is one."""
+    return str(bundle.manifest.get(GPU_KEY, {}).get(stage, f"{stage}.onnx"))
+
+
 @dataclass(frozen=True, slots=True)
 class Request:
     """scenes: the first is measured on and never calibrated on, unless it is the only one. budget_db: PSNR of the
