@@ -31,7 +31,7 @@ from export.tune import Trial, tune
 
 @dataclass(frozen=True, slots=True)
 class Choices:
-    """What an export may be told. half: weights in float16. int8: try the decoder in 8 bits.
+    """What an export may be told. half: weights in float16. int8: try stages in 8 bits.
 
     scenes: what precisions are tried on; without any, everything is computed in float32 and nothing is measured.
     """
@@ -108,11 +108,7 @@ def _load(checkpoint: Path) -> tuple[AvatarModel, dict[str, Any]]:
 def _try_precisions(model: AvatarModel, bundle: Bundle, choices: Choices) -> list[Trial]:
     if not choices.scenes:
         return []
-    graph = None
-    if choices.int8:
-        decode = next(stage for stage in stages(model) if stage.name == "decode")
-        graph = to_onnx(decode, half=False)
-    return tune(bundle, TorchBackend(model, choices.sampling), choices.scenes, graph)
+    return tune(bundle, TorchBackend(model, choices.sampling), choices.scenes, choices.int8)
 
 
 def verify(bundle: Bundle) -> None:

@@ -29,6 +29,7 @@ from export.bundle import verify
 from export.card import model_card
 from export.manifest import CARD, replace_folder, write_manifest
 from export.onnx import share_weights
+from export.quantize.results import GPU_KEY, QUANTISED
 
 _HALF = ".half"
 _CODEC = "codec."
@@ -65,8 +66,8 @@ def write_adapted(
 ) -> Bundle:  # fmt: skip
     """The bundle with the named parameters of the codec (as in its state_dict) in its decode graph, written to `out`.
 
-    notes: entries of the manifest that replace the base's. extra: further files by name. A quantised decoder would
-    still hold the old weights and is left out. Raises BundleCorruptError.
+    notes: entries of the manifest that replace the base's. extra: further files by name. Quantised graphs would still
+    hold the old weights, or point to where they lay, and are left out. Raises BundleCorruptError.
     """
     graphs = {stage: _graph(bundle, stage) for stage in STAGES}
     _replace(graphs["decode"], {name: codec.state_dict()[name].detach().cpu().numpy() for name in names}, bundle)
@@ -75,14 +76,14 @@ def write_adapted(
         folder = Path(scratch) / out.name
         folder.mkdir()
         for name in bundle.files:
-            if name not in {WEIGHTS, CARD} and not name.endswith(".int8.onnx"):
+            if name not in {WEIGHTS, CARD} and not name.endswith(QUANTISED):
                 shutil.copyfile(bundle.file(name), folder / name)
         (folder / WEIGHTS).write_bytes(share_weights(graphs))
         for stage, graph in graphs.items():
             (folder / f"{stage}.onnx").write_bytes(graph.SerializeToString())
         for name, content in (extra or {}).items():
             (folder / name).write_bytes(content)
-        manifest = {**bundle.manifest, **notes, INT8_KEY: []}
+        manifest = {**bundle.manifest, **notes, INT8_KEY: [], GPU_KEY: {}}
         (folder / CARD).write_text(model_card(manifest), encoding="utf-8")
         write_manifest(folder, manifest)
         verify(read_bundle(folder))

@@ -42,7 +42,7 @@ from export.parity import (  # noqa: E402
 )
 from export.sampling import STUDENT, sampling_of  # noqa: E402
 from export.scenes import Scene, make_scenes, stand_in_portrait  # noqa: E402
-from export.tune import INT8_FILE, Trial, settle, variant  # noqa: E402
+from export.tune import INT8_STAGES, Trial, int8_file, settle, variant  # noqa: E402
 
 RUNTIMES = ("onnxruntime", "openvino")
 BLOCKS = (4, 8, 1, 12, 2, 8, 8, 4, 8, 8)
@@ -66,7 +66,7 @@ class Case:
 
     @property
     def plain(self) -> Bundle:
-        return variant(self.bundle, (), int8=False)
+        return variant(self.bundle, ())
 
     def parity(self, runtime: str, bundle: Bundle) -> Parity:
         return compare_streams(self.streamed, list(roll_out(open_backend(runtime, bundle, 1), self.scene)))
@@ -111,8 +111,8 @@ def case(tmp_path_factory: pytest.TempPathFactory) -> Case:
         scenes=make_scenes([], None, blocks, SIDE)[:2],
     )
     with pytest.MonkeyPatch.context() as patch:
-        # What is quickest differs by machine; these tests want the quantised graph in any case.
-        patch.setattr("export.tune.settle", lambda trials: ((), True))
+        # What is quickest differs by machine; these tests want the quantised graphs in any case.
+        patch.setattr("export.tune.settle", lambda trials: ((), tuple(INT8_STAGES)))
         exported = export_bundle(checkpoint, folder / "models" / "small", choices)
     scene = make_scenes([], None, BLOCKS, SIDE)[0]
     truth = open_checkpoint(checkpoint, STUDENT)
@@ -147,29 +147,43 @@ def test_every_block_length(case: Case, runtime: str, frames: int) -> None:
 def test_eight_bits_are_near_enough_and_not_the_same(case: Case) -> None:
     trials = {trial.name: trial for trial in case.exported.trials}
     assert trials["float32"].worst_db >= FLOAT_DB
-    assert INT8_DB <= trials["int8 decode"].worst_db < trials["float32"].worst_db
+    for name in ("int8 decode", "int8 denoise", "int8"):
+        assert INT8_DB <= trials[name].worst_db < trials["float32"].worst_db, name
 
 
 @pytest.mark.parametrize("runtime", RUNTIMES)
 def test_eight_bit_graph_runs_on_both(case: Case, runtime: str) -> None:
-    graph = onnx.load(case.bundle.file(INT8_FILE))
-    assert sum(node.op_type == "DequantizeLinear" for node in graph.graph.node) > 10
+    for stage in INT8_STAGES:
+        graph = onnx.load(case.bundle.file(int8_file(stage)))
+        assert sum(node.op_type == "DequantizeLinear" for node in graph.graph.node) > 5, stage
     assert INT8_DB <= case.parity(runtime, case.bundle).worst_db < case.parity(runtime, case.plain).worst_db
 
 
-def _trial(name: str, ms: float, db: float = 60.0) -> Trial:
-    stages = tuple(stage for stage in ("denoise", "decode") if f"bf16 {stage}" in name)
-    return Trial(name, stages, "int8" in name, db, 1.0, ms)
+def _trial(name: str, ms: float, db: float = 60.0, denoise_ms: float = 1.0) -> Trial:
+    bf16, int8 = (tuple(s for s in ("denoise", "decode") if f"{kind} {s}" in name) for kind in ("bf16", "int8"))
+    return Trial(name, bf16, int8, db, denoise_ms, ms)
 
 
 def test_precision_is_the_quickest_that_is_near_enough() -> None:
     plain, coarse = _trial("float32", 10), _trial("bf16 decode", 6)
-    assert settle([plain, coarse]) == (("decode",), False)
-    assert settle([plain, _trial("bf16 decode", 6, db=FLOAT_DB - 1)]) == ((), False)
-    assert settle([plain, coarse, _trial("int8", 3, db=INT8_DB)]) == ((), True)
-    assert settle([plain, coarse, _trial("int8", 5.9)]) == (("decode",), True), "kept for others, not used here"
-    assert settle([plain, coarse, _trial("int8", 3, db=INT8_DB - 1)]) == (("decode",), False)
-    assert settle([plain, _trial("int8", 11)]) == ((), False)
+    assert settle([plain, coarse]) == (("decode",), ())
+    assert settle([plain, _trial("bf16 decode", 6, db=FLOAT_DB - 1)]) == ((), ())
+    assert settle([plain, coarse, _trial("int8 decode", 3, db=INT8_DB)]) == ((), ("decode",))
+    kept = settle([plain, coarse, _trial("int8 decode", 5.9)])
+    assert kept == (("decode",), ("decode",)), "kept for others, not used here"
+    assert settle([plain, coarse, _trial("int8 decode", 3, db=INT8_DB - 1)]) == (("decode",), ())
+    assert settle([plain, _trial("int8 decode", 11)]) == ((), ())
+
+
+def test_stages_are_quantised_one_by_one() -> None:
+    plain, coarse = _trial("float32", 10), _trial("bf16 decode", 6)
+    denoise = _trial("int8 denoise", 10, denoise_ms=0.6), _trial("int8 denoise, bf16 decode", 6, denoise_ms=0.6)
+    decode = _trial("int8 decode", 9)
+    both = _trial("int8 denoise, int8 decode", 9, denoise_ms=0.6)
+    assert settle([plain, coarse, *denoise]) == (("decode",), ("denoise",))
+    assert settle([plain, coarse, *denoise, decode, both]) == (("decode",), ("denoise", "decode"))
+    slower = _trial("int8 denoise", 10, denoise_ms=1.1), _trial("int8 denoise, int8 decode", 9, denoise_ms=1.1)
+    assert settle([plain, coarse, *slower, decode]) == (("decode",), ("decode",))
 
 
 def test_manifest_tells_the_truth(case: Case) -> None:

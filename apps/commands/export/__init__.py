@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from apps.commands.export import onnx, openvino, parity, pipeline, tensorrt, torch_tensorrt
+from apps.commands.export import drift, onnx, openvino, parity, pipeline, quantize, tensorrt, torch_tensorrt
 
 _EXAMPLE = """examples:
   visavis export onnx runs/student/model.safetensors -o models/nano --int8
@@ -13,7 +13,7 @@ _EXAMPLE = """examples:
   visavis export parity runs/student/model.safetensors models/nano --blocks 10 --json
 """
 
-_PARTS = (onnx, openvino, tensorrt, torch_tensorrt, pipeline, parity)
+_PARTS = (onnx, openvino, tensorrt, torch_tensorrt, quantize, pipeline, parity, drift)
 """The subcommands, in the order of the help: modules of this package with `register(commands)`, which load what is
 heavy inside their handlers."""
 

@@ -19,7 +19,7 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
     onnx.add_argument("-o", "--out", type=Path, required=True, help="folder of the bundle; replaced if it exists")
     onnx.add_argument("--name", help="the model's name (default: the folder's)")
     onnx.add_argument("--aligner", type=Path, metavar="FILE", help="face-point network, .onnx or .safetensors")
-    onnx.add_argument("--int8", action="store_true", help="try the decoder in 8 bits; kept if faster and near enough")
+    onnx.add_argument("--int8", action="store_true", help="try stages in 8 bits; kept if faster and near enough")
     onnx.add_argument("--untried", action="store_true", help="compute in float32 and measure nothing")
     onnx.add_argument("--keep-checkpoint", action="store_true", help="put the checkpoint into the bundle, for torch")
     onnx.add_argument("--float32", action="store_true", help="weights in float32 instead of float16")

@@ -65,8 +65,8 @@ def run(arguments: argparse.Namespace) -> int:
     _check(arguments)
     from apps.bench.pipeline import Case, core_sets, open_studio
     from apps.bench.pipeline_report import document_of
-    from apps.bench.report import tidy
     from apps.bench.setup import Settings
+    from apps.bench.tidy import tidy
     from engine.pipeline.plan import Place, save_plan
     from export.pipeline.layouts import candidates
 
