@@ -28,7 +28,7 @@ class SamplingConfig:
 
 
 TEACHER_SAMPLING = SamplingConfig()
-STUDENT_SAMPLING = SamplingConfig(sampler="consistency", steps=2, guidance=1.0, noise_scale=0.9, easing=0.2)
+STUDENT_SAMPLING = SamplingConfig(sampler="consistency", steps=2, guidance=1.0, noise_scale=0.9, easing=0.35)
 
 
 @torch.no_grad()
