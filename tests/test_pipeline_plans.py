@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from engine.errors import FileMissingError, OutputNotWritableError, PipelinePlanError
-from engine.pipeline import usual
 from engine.pipeline.plan import WORKS, Place, Plan, Stage, read_plan, save_plan
 from export.pipeline.costs import BlockCosts, Costs
 from export.pipeline.layouts import candidates, of_plan, one_device, session_bound, shared_decoder, spread_steps
@@ -22,27 +20,6 @@ COSTS = Costs(BLOCK, replace(BLOCK, frames=4, calls=5))
 
 
 # Plans.
-
-
-@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="this system cannot keep threads on cores")
-@pytest.mark.parametrize(
-    ("cores", "backend", "gpus", "plan"),
-    [
-        ((2, 5), "auto", (), "denoise@cpu:2/decode@cpu:5/compose+encode@cpu:2"),
-        ((0, 1), "openvino", (), "denoise@cpu:0/decode@cpu:1/compose+encode@cpu:0"),
-        ((0,), "auto", (), None),
-        ((0, 1, 2, 3), "auto", (), None),
-        ((0, 1), "mock", (), None),
-        ((0, 1), "auto", ("a GPU",), None),
-    ],
-)
-def test_the_usual_plan_is_for_two_cores(
-    monkeypatch: pytest.MonkeyPatch, cores: tuple[int, ...], backend: str, gpus: tuple[str, ...], plan: str | None
-) -> None:
-    monkeypatch.setattr(usual, "usable_cores", lambda: cores)
-    monkeypatch.setattr(usual, "written_gpus", lambda: gpus)
-    found = usual.usual_plan(backend)
-    assert (str(found) if found else None) == plan
 
 
 @pytest.mark.parametrize(

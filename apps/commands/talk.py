@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 
     from apps.media import Sound
     from engine.engine import AvatarEngine
-    from engine.pipeline.plan import Plan
     from engine.portrait.portrait import Portrait
     from engine.types import VideoFrame
 
@@ -36,7 +35,6 @@ class TalkReport:
     """Figures of one run. seconds_wall counts everything: loading, reading, generating, encoding.
 
     first_frame_ms: from everything read and loaded to the first picture. realtime_factor: seconds of film per second.
-    pipeline: the plan that was followed, empty without one.
     """
 
     output: str
@@ -52,7 +50,6 @@ class TalkReport:
     model: str
     steps: int
     states: dict[str, int]
-    pipeline: str
 
 
 def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -86,9 +83,7 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     talk.add_argument(
         "--pipeline",
         metavar="PLAN",
-        default="auto",
-        help="stages on places of their own, such as denoise@cpu:0/decode@cpu:1, or a file of `export pipeline --save`;"
-        " none: without; auto: what is quickest on two cores, elsewhere none (default %(default)s)",
+        help="stages on places of their own, such as denoise@cpu:0/decode@cpu:1, or a file of `export pipeline --save`",
     )
     talk.add_argument("--json", action="store_true", help="report figures as one JSON document")
     talk.set_defaults(handler=run)
@@ -110,7 +105,7 @@ def run(arguments: argparse.Namespace) -> int:
     states = automatic_states(sound.pcm, partner)
     if arguments.state_track:
         states = _read_states(arguments.state_track, states)
-    with load(arguments.model, arguments.backend, arguments.threads, _plan(arguments)) as engine:
+    with load(arguments.model, arguments.backend, arguments.threads, arguments.pipeline) as engine:
         portrait, size = _frame(arguments, engine.open_portrait(arguments.portrait))
         loaded = perf_counter()
         frames = engine.generate(
@@ -127,14 +122,6 @@ def run(arguments: argparse.Namespace) -> int:
         report = _report(arguments, size, engine, sound, states, began, loaded, first)
     sys.stdout.write(json.dumps(asdict(report)) + "\n" if arguments.json else _sentence(report))
     return 0
-
-
-def _plan(arguments: argparse.Namespace) -> Plan | str | None:
-    from engine.pipeline.usual import usual_plan
-
-    if arguments.pipeline == "auto":
-        return usual_plan(arguments.backend) if arguments.threads is None else None
-    return None if arguments.pipeline == "none" else str(arguments.pipeline)
 
 
 def _film(
@@ -231,7 +218,6 @@ def _report(
         model=engine.model,
         steps=arguments.steps or engine.backend.sampling.steps,
         states=dict(counts),
-        pipeline=str(engine.line.plan or ""),
     )
 
 
