@@ -215,8 +215,9 @@ class AvatarEngine:
         self.line.front.adopt(slot)
         with closing(run_chain(self.line, slot, self._pieces(job))) as pieces:
             for piece in pieces:
+                timing = dict(piece.timing)
                 for offset, image in enumerate(piece.content):
-                    yield _frame(job, piece.step.start_frame + offset, image, dict(piece.timing))
+                    yield _frame(job, piece.step.start_frame + offset, image, timing)
 
     def _pieces(self, job: _Job) -> Iterator[Piece]:
         start, length = 0, self.backend.sampling.first_block_frames

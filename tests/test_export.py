@@ -210,7 +210,7 @@ def test_graphs_hold_standard_operators_and_share_weights(case: Case) -> None:
 
 
 @pytest.mark.parametrize("runtime", RUNTIMES)
-@pytest.mark.parametrize("name", ["weights.bin", "denoise.onnx"])
+@pytest.mark.parametrize("name", ["weights.bin", "audio.onnx"])
 def test_altered_file_is_refused(case: Case, runtime: str, name: str, tmp_path: Path) -> None:
     copy = tmp_path / "copy"
     shutil.copytree(case.plain.root, copy)
@@ -384,7 +384,7 @@ def test_openvinos_own_format_computes_the_same(case: Case, in_own_format: Path)
     assert compare_streams(before, list(roll_out(backend, case.scene))).worst_db > 80
 
 
-@pytest.mark.parametrize("name", ["denoise.bin", "decode.int8.bin", "audio.xml"])
+@pytest.mark.parametrize("name", ["audio.bin", "decode.int8.bin", "audio.xml"])
 def test_altered_openvino_file_is_refused(in_own_format: Path, name: str, tmp_path: Path) -> None:
     copy = tmp_path / "copy"
     shutil.copytree(in_own_format, copy)

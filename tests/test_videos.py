@@ -171,7 +171,7 @@ def test_training_learns_nothing_from_a_flow_that_nobody_knows(tmp_path: Path) -
     decoded = Decoded(batch["image"], batch["image"], torch.sigmoid(logits), logits, batch["flow"], ())
     stage = CodecStage(torch.nn.Module(), CodecWeights())
     attention = torch.ones(4, 1, 8, 8)
-    losses = [stage._mask(decoded, batch, attention), stage._flow(decoded, batch)]
+    losses = [stage._mask(decoded, batch, attention), stage._flow(decoded, batch, attention)]
     assert [float(loss.detach()) for loss in losses] == [0, 0]
     batch["has_flow"] = torch.tensor([1.0, 0, 0, 0])
     stage._mask(decoded, batch, attention).backward()
