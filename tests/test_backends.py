@@ -148,6 +148,24 @@ def test_auto_takes_none_that_draws_other_pictures(bundle: Bundle, timed: dict[s
     assert kept is not None and kept.unfit == {"wrong": "its pictures are not those of plain"}
 
 
+def test_libraries_agree_on_the_shipped_model() -> None:
+    """Whatever its weights are: what shows nothing of a wrong network, or too much of 8 bits, is no probe."""
+    pytest.importorskip("openvino")
+    pytest.importorskip("onnxruntime")
+    registry.open_auto(find_bundle(), 1, again=True)[1].close()
+    kept = choose.recalled(candidates(find_bundle()), find_bundle(), 1)
+    assert kept is not None and {"openvino", "onnxruntime"} <= set(kept.ms)
+
+
+def test_another_network_of_the_same_shape_does_not_agree() -> None:
+    class Other(MockBackend):
+        def decode(self, *args: Any) -> np.ndarray:
+            return np.roll(super().decode(*args), 2, axis=1)
+
+    ours, other = choose._pictures(MockBackend()), choose._pictures(Other())
+    assert choose._likeness_db(ours, ours) > choose._AGREES_DB > choose._likeness_db(other, ours)
+
+
 def test_auto_takes_none_that_fails(bundle: Bundle, timed: dict[str, float]) -> None:
     timed["quick"] = float("inf")
     assert choose.open_quickest(("quick", "slow", "plain"), bundle, None, Opener())[0] == "plain"
