@@ -14,7 +14,7 @@ TEACHER = Sampling(sampler="euler", steps=30, first_steps=30, time_shift=1.5)
 STUDENT = Sampling(
     sampler="consistency", steps=2, first_steps=4, time_shift=1.5, noise_scale=0.9, easing=0.35
 )  # fmt: skip
-"""noise_scale and easing: see the lab notes of 2026-11-23, "trembling and seams"."""
+"""noise_scale and easing: see the lab notes of 2026-11-23, "hearing more in the voice"."""
 
 
 def sampling_of(checkpoint: Path) -> Sampling:
