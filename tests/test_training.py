@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -21,6 +22,7 @@ from training.codec import endless  # noqa: E402
 from training.data.truth import ARKIT_UNITS  # noqa: E402
 from training.ema import Ema  # noqa: E402
 from training.generate import SamplingConfig, generate  # noqa: E402
+from training.hearing import fit_ears, turn_ears  # noqa: E402
 from training.latents import augment_mel  # noqa: E402
 from training.objectives.blocks import LegibleError, random_blocks, without_voice  # noqa: E402
 from training.objectives.consistency import ConsistencyConfig, ConsistencyDistillation  # noqa: E402
@@ -116,6 +118,46 @@ def test_legible_error_is_the_probes_difference() -> None:
     torch.testing.assert_close(error(a - b), expected, rtol=1e-4, atol=1e-4)
 
 
+def test_what_lies_between_two_outputs_leaves_their_common_motion_out() -> None:
+    probe = nn.Linear(TINY.latent_channels * TINY.latent_grid**2, 5)
+    apart = LegibleError(probe, torch.tensor(1.0), torch.zeros(5), between=[(3, 1)])
+    error = torch.randn(2, 3, TINY.latent_channels, 4, 4)
+    read = error.flatten(2) @ probe.weight.T
+    torch.testing.assert_close(apart(error), (read[..., 3] - read[..., 1]).square(), rtol=1e-4, atol=1e-5)
+
+
+def test_a_denoiser_with_turned_ears_hears_what_it_heard() -> None:
+    """New embeddings are the old ones, mixed: then the map is exact, and so is everything behind it."""
+    torch.manual_seed(0)
+    old, denoiser = AudioEncoder(TINY).eval(), Denoiser(TINY)
+    mix = nn.Linear(TINY.audio_width, TINY.audio_width)
+    nn.init.orthogonal_(mix.weight)
+    new = nn.Sequential(old, mix)
+    with torch.no_grad():
+        for parameter in denoiser.parameters():
+            parameter.add_(0.05 * torch.randn_like(parameter))
+    windows = 3 * torch.randn(2000, TINY.audio_window, TINY.mel_bins)
+    ears = fit_ears(old, new, windows)
+    assert ears.unexplained < 1e-3
+    turned = copy.deepcopy(denoiser)
+    turn_ears(turned, ears)
+    reference = torch.zeros(2, TINY.latent_channels, 4, 4)
+    some = windows[: 2 * FRAMES]
+
+    def generated(model: Denoiser, audio: nn.Module) -> torch.Tensor:
+        own = audio(some).unflatten(0, (2, FRAMES))
+        given = Conditions(
+            own, model.null_audio.expand_as(own), torch.zeros(2, FRAMES, dtype=torch.int64),
+            torch.zeros(2, FRAMES, 8), torch.zeros(2, FRAMES), torch.zeros(2, FRAMES, 5), torch.zeros(2, FRAMES),
+        )  # fmt: skip
+        return generate(model, given, reference, SamplingConfig("consistency", 2, guidance=1.0, block=4))
+
+    with torch.no_grad():
+        before = generated(denoiser, old)
+        assert (generated(turned, new) - before).abs().max() < 0.02
+        assert (generated(denoiser, new) - before).abs().max() > 0.2
+
+
 def toy_batch(size: int = 12) -> dict[str, torch.Tensor]:
     """Motion that a label decides: +1 everywhere while speaking, -1 while idle."""
     state = torch.randint(0, 2, (size, 1)).expand(size, FRAMES) * 2
@@ -168,8 +210,6 @@ def test_teacher_and_student_learn_what_the_label_decides() -> None:
 
     teacher_error = error(denoiser, SamplingConfig(steps=16, guidance=1.0, block=4))
     assert teacher_error < 0.15
-
-    import copy
 
     student = copy.deepcopy(denoiser)
     before = error(student, SamplingConfig("consistency", 1, guidance=1.0, block=4))

@@ -181,14 +181,14 @@ def test_training_learns_nothing_from_a_flow_that_nobody_knows(tmp_path: Path) -
 
 def test_expressions_that_nobody_knows_are_withheld() -> None:
     torch = pytest.importorskip("torch")
-    from training.objectives.blocks import DropRates, conditions
+    from training.objectives.blocks import DropRates, conditions, draw_withheld
 
     expression = torch.tensor([[[-1.0] * 8] * 3, [[0.0] * 8] * 3])
     batch = {"expression": expression, "state": torch.zeros(2, 3, dtype=torch.int64), "pose": torch.zeros(2, 3, 5)}
     voice = torch.zeros(2, 3, 4)
     denoiser = SimpleNamespace(null_audio=torch.zeros(4))
-    for drop in (None, DropRates(expression=0.0)):
-        given = conditions(denoiser, voice, voice, batch, drop).expression_given
+    for withheld in (None, draw_withheld(2, DropRates(expression=0.0), torch.device("cpu"))):
+        given = conditions(denoiser, voice, voice, batch, withheld).expression_given
         assert given.tolist() == [[0.0] * 3, [1.0] * 3]
 
 

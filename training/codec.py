@@ -109,6 +109,20 @@ def speech_emphasis() -> Tensor:
     return torch.tensor(units + [0.0] * (PROBE_OUTPUTS - len(units)))
 
 
+def lips_apart() -> tuple[tuple[int, int], ...]:
+    """Pairs of probe outputs whose differences are the lips' distance, outside and inside, and the mouth's width."""
+
+    def output(name: str, axis: int) -> int:
+        return len(ARKIT_UNITS) + 5 + 2 * INDEX[name] + axis
+
+    pairs = (
+        ("lip_lower_outer", "lip_upper_outer", 1),
+        ("lip_lower_inner", "lip_upper_inner", 1),
+        ("mouth_left", "mouth_right", 0),
+    )
+    return tuple((output(a, axis), output(b, axis)) for a, b, axis in pairs)
+
+
 class CodecStage(nn.Module):
     """Batch of (image, reference, truth) to the codec's loss."""
 

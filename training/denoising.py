@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import os
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +19,11 @@ from torch import Tensor, nn
 
 from engine.model.avatar import AvatarModel, load_model, save_model
 from engine.portrait.landmarks import INDEX
-from training.codec import LANDMARK_SCALE, correlation, probe_emphasis, speech_emphasis, to_tensor
+from training.codec import LANDMARK_SCALE, correlation, lips_apart, probe_emphasis, speech_emphasis, to_tensor
 from training.data.truth import ARKIT_UNITS
 from training.generate import STUDENT_SAMPLING, TEACHER_SAMPLING, SamplingConfig, generate
 from training.grids import save_grid
+from training.hearing import fit_ears, turn_ears
 from training.latents import LatentClips, SequenceBatches, encode_clips
 from training.objectives.blocks import LegibleError, conditions, encode_voices
 from training.objectives.consistency import ConsistencyConfig, ConsistencyDistillation
@@ -115,6 +118,17 @@ def latents_of(shards: list[Path], checkpoint: Path, cache: Path, split: str) ->
     return LatentClips.load(folder)
 
 
+def readers(model: AvatarModel, aims_at_clip: bool = False) -> tuple[LegibleError, LegibleError]:
+    """What an error says by the codec's probe: everything, and what speech moves. aims_at_clip: the second pulls to the
+    recorded clip, so the first, which pulls to a teacher, leaves the mouth's units out.
+    """
+    probe, scale = model.codec.probe, model.codec.latent_scale
+    assert probe is not None
+    speech, everything = speech_emphasis(), probe_emphasis()
+    emphasis = everything * (1 - speech) if aims_at_clip else everything
+    return LegibleError(probe, scale, emphasis), LegibleError(probe, scale, speech, lips_apart())
+
+
 def train_teacher(
     clips: LatentClips, held_out: LatentClips, config: RunConfig, start: Path, how: FlowMatchingConfig | None = None
 ) -> Path:
@@ -124,8 +138,7 @@ def train_teacher(
     if not _scaled(model):
         model.codec.latent_scale.fill_(clips.motion_scale())
     scale = float(model.codec.latent_scale)
-    legible = LegibleError(model.codec.probe, model.codec.latent_scale, probe_emphasis())
-    speech = LegibleError(model.codec.probe, model.codec.latent_scale, speech_emphasis())
+    legible, speech = readers(model)
     stage = FlowMatching(model.denoiser, model.audio, legible, scale, how, articulation=speech)
     trained = nn.ModuleDict({"denoiser": model.denoiser, "audio": model.audio})
     run = Run(config, stage, trained)
@@ -139,23 +152,60 @@ def _scaled(model: AvatarModel) -> bool:
     return float(model.codec.latent_scale) != 1.0
 
 
+@dataclass(frozen=True, slots=True)
+class Inherited:
+    """Checkpoints that a student takes parts of, beside its teacher's: a denoiser that is distilled already, and an
+    audio encoder that hears better than the teacher's.
+    """
+
+    student: Path | None = None
+    audio: Path | None = None
+
+
 def train_consistency(
-    clips: LatentClips, held_out: LatentClips, config: RunConfig, start: Path, how: ConsistencyConfig
+    clips: LatentClips,
+    held_out: LatentClips,
+    config: RunConfig,
+    start: Path,
+    how: ConsistencyConfig,
+    inherited: Inherited | None = None,
 ) -> Path:
     """Student from a teacher checkpoint; returns the path of the student."""
     model, meta = load_model(start)
     assert model.codec.probe is not None
     teacher = copy.deepcopy(model.denoiser).eval()
+    teacher_audio = copy.deepcopy(model.audio).eval() if inherited else None
+    batches = SequenceBatches(clips, SEQUENCE_FRAMES, config.batch, config.seed + int(os.environ.get("RANK", "0")))
+    lost = _inherit(model, inherited, batches) if inherited else 0.0
+    legible, speech = readers(model, aims_at_clip=how.articulation > 0)
     scale = float(model.codec.latent_scale)
-    legible = LegibleError(model.codec.probe, model.codec.latent_scale, probe_emphasis())
-    speech = LegibleError(model.codec.probe, model.codec.latent_scale, speech_emphasis())
-    stage = ConsistencyDistillation(model.denoiser, teacher, model.audio, legible, scale, how, articulation=speech)
+    stage = ConsistencyDistillation(
+        model.denoiser, teacher, model.audio, legible, scale, how, articulation=speech, teacher_audio=teacher_audio
+    )
     run = Run(config, stage, model.denoiser)
     model.codec.to(run.device)
-    batches = iter(SequenceBatches(clips, SEQUENCE_FRAMES, config.batch, config.seed + run.rank))
-    extra = {"teacher": meta, "guidance": how.guidance}
-    run.train(batches, *_callbacks(run, model, test_batch(held_out), STUDENT_SAMPLING, "consistency", extra))
+    extra = {"teacher": meta, "guidance": how.guidance, "ears_unexplained": lost}
+    callbacks = _callbacks(run, model, test_batch(held_out), STUDENT_SAMPLING, "consistency", extra)
+    run.train(iter(batches), *callbacks)
     return config.out / "model.safetensors"
+
+
+def _inherit(model: AvatarModel, inherited: Inherited, batches: SequenceBatches) -> float:
+    """Put the parts in place; returns what of the student's old hearing is lost, 0 with the same encoder."""
+    ears = model.audio
+    if inherited.student is not None:
+        heir, _ = load_model(inherited.student)
+        model.denoiser.load_state_dict(heir.denoiser.state_dict())
+        ears = heir.audio
+    if inherited.audio is None:
+        model.audio.load_state_dict(ears.state_dict())
+        return 0.0
+    model.audio = load_model(inherited.audio)[0].audio
+    drawn = [batches.draw() for _ in range(8)]
+    windows = torch.cat([b[name].flatten(0, 1) for b in drawn for name in ("windows", "partner_windows")])
+    turned = fit_ears(ears, model.audio, windows)
+    turn_ears(model.denoiser, turned)
+    return turned.unexplained
 
 
 @torch.no_grad()

@@ -29,7 +29,7 @@ from engine.model.face_reader import (
 )
 from engine.portrait.landmarks import INDEX
 from training.codec import to_tensor
-from training.data.loading import ClipSequences, CodecPairs
+from training.data.loading import ClipSequences
 from training.data.truth import ARKIT_UNITS, UNIT, Floats
 from training.evaluate.metrics import correlation, mouth_opening
 from training.instruments import augment
@@ -165,19 +165,19 @@ def _lips(points: Tensor) -> Tensor:
     return points[:, INDEX["lip_lower_inner"]] - points[:, INDEX["lip_upper_inner"]]
 
 
-def labelled(data: CodecPairs, rows: NDArray[np.integer]) -> Batch:
+def labelled(data: ClipSequences, rows: NDArray[np.integer]) -> Batch:
     """image and labels of frames, as tensors."""
-    raw = data.rows(rows)
-    batch = {k: torch.from_numpy(raw[k].astype(np.float32)) for k in ("landmarks", "units", "head", "gaze")}
-    return batch | {"image": to_tensor(raw["image"])}
+    names = ("landmarks", "units", "head", "gaze")
+    batch = {k: torch.from_numpy(np.asarray(data.array(k)[rows], np.float32)) for k in names}
+    return batch | {"image": to_tensor(np.asarray(data.frames[rows]))}
 
 
-def probe_batches(data: CodecPairs, size: int, seed: int) -> Iterator[Batch]:
+def probe_batches(data: ClipSequences, size: int, seed: int) -> Iterator[Batch]:
     """Random frames with the mild faults that a codec or a video file adds."""
     rng = np.random.default_rng(seed)
     torch.manual_seed(seed)
     while True:
-        batch = labelled(data, rng.integers(len(data), size=size))
+        batch = labelled(data, np.sort(rng.integers(len(data.frames), size=size)))
         image, labels = augment.mirror(batch.pop("image"), batch)
         image, labels["landmarks"] = augment.recrop(
             image, labels["landmarks"], image.shape[-1], shift=0.03, scale=(0.93, 1.08), degrees=0.0
@@ -189,9 +189,9 @@ def probe_batches(data: CodecPairs, size: int, seed: int) -> Iterator[Batch]:
         yield labels | {"image": image.contiguous(memory_format=torch.channels_last)}
 
 
-def measure_probe(reader: FaceReader, data: CodecPairs, most: int = 1024) -> dict[str, float]:
+def measure_probe(reader: FaceReader, data: ClipSequences, most: int = 1024) -> dict[str, float]:
     """Its error on held-out people: landmarks in pixels of the 128-pixel crop, correlations over all frames."""
-    rows = np.random.default_rng(1).permutation(len(data))[:most]
+    rows = np.random.default_rng(1).permutation(len(data.frames))[:most]
     batch = labelled(data, np.sort(rows))
     device = next(reader.parameters()).device
     with torch.no_grad():
@@ -226,47 +226,62 @@ def measure_close_look(probe: Probe, data: ClipSequences, most: int = 1280) -> d
 
 
 def train_probe(
-    data: list[Path], held_out: list[Path], config: RunConfig, cache: Path, start: Path | None = None
+    data: list[Path],
+    held_out: list[Path],
+    config: RunConfig,
+    cache: Path,
+    start: Path | None = None,
+    refine: bool = False,
 ) -> Path:
     """Train on shards, measure on held-out shards, write `probe.safetensors` and, from what it then sees,
     `states.safetensors`; returns the path of the probe.
 
     The look at the whole crop takes half the time, the close look the rest. start: a probe whose look at the whole crop
-    is kept.
+    is kept; with `refine` that look is trained further instead, and the close look is kept.
     """
     from training.instruments.states import train_states  # states reads through the probe
 
     path = config.out / "probe.safetensors"
     config.out.mkdir(parents=True, exist_ok=True)
-    if start is None:
-        config = replace(config, minutes=config.minutes / 2)
-        whole = _train_whole(data, held_out, replace(config, out=config.out / "whole"), cache / "pairs")
+    given = None if start is None else Probe.load(start)
+    if given is not None and refine:
+        refined = _train_whole(data, held_out, replace(config, out=config.out / "whole"), cache, given)
+        refined.save(path, {"stage": "probe", "refined": True})
     else:
-        whole = Probe.load(start)
-    _train_close(whole, data, held_out, replace(config, out=config.out / "close"), cache, path)
+        half = replace(config, minutes=config.minutes / 2) if given is None else config
+        whole = given or _train_whole(data, held_out, replace(half, out=config.out / "whole"), cache, None)
+        _train_close(whole, data, held_out, replace(half, out=config.out / "close"), cache, path)
     if int(os.environ.get("RANK", "0")) == 0:
         train_states(data, held_out, path, config.out / "states.safetensors")
     return path
 
 
-def _train_whole(data: list[Path], held_out: list[Path], config: RunConfig, cache: Path) -> Probe:
-    pairs, test = CodecPairs(data, cache / "train"), CodecPairs(held_out, cache / "test")
-    reader = FaceReader(PROBE).to(memory_format=torch.channels_last)
+def _sequences(data: list[Path], held_out: list[Path], cache: Path) -> tuple[ClipSequences, ClipSequences]:
+    return ClipSequences(data, cache / "sequences-train"), ClipSequences(held_out, cache / "sequences-test")
+
+
+def _train_whole(data: list[Path], held_out: list[Path], config: RunConfig, cache: Path, start: Probe | None) -> Probe:
+    clips, test = _sequences(data, held_out, cache)
+    reader = FaceReader(PROBE) if start is None else start.reader
+    reader = reader.to(memory_format=torch.channels_last)
     run = Run(config, ProbeStage(reader), reader)
 
     def on_sample(step: int) -> None:
         run.log({f"test_{k}": v for k, v in measure_probe(reader, test).items()})
 
-    run.train(probe_batches(pairs, config.batch, config.seed + run.rank), on_sample)
+    run.train(probe_batches(clips, config.batch, config.seed + run.rank), on_sample)
     reader.load_state_dict(run.ema.shadow)
-    return Probe(reader.cpu(), measure_probe(reader, test))
+    probe = Probe(reader.cpu(), measure_probe(reader, test), None if start is None else start.patches)
+    if probe.patches is not None:
+        probe.errors |= measure_close_look(probe, test)
+    return probe
 
 
 def _train_close(
     whole: Probe, data: list[Path], held_out: list[Path], config: RunConfig, cache: Path, path: Path
 ) -> None:
     """Add the close look to a probe and write both."""
-    clips, test = ClipSequences(data, cache / "sequences-train"), ClipSequences(held_out, cache / "sequences-test")
+    clips, test = _sequences(data, held_out, cache)
     patches = PatchReader(PatchConfig())
     patches.scale.copy_(change_scale(clips))
     run = Run(config, PatchStage(patches), patches)

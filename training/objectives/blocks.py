@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -48,23 +49,39 @@ def encode_voices(audio: AudioEncoder, batch: Batch) -> tuple[Tensor, Tensor]:
     return own, partner
 
 
-def conditions(denoiser: Denoiser, own: Tensor, partner: Tensor, batch: Batch, drop: DropRates | None) -> Conditions:
-    """Conditions of a batch with some withheld; drop=None withholds only expressions that nobody knows (negative)."""
-    size, frames = own.shape[:2]
-    given = torch.ones(size, frames, device=own.device)
+@dataclass(frozen=True, slots=True)
+class Withheld:
+    """Which sequences of a batch are not told what: bool [B, 1] each."""
+
+    everything: Tensor
+    listening: Tensor
+    state: Tensor
+    expression: Tensor
+    pose: Tensor
+
+
+def draw_withheld(size: int, rates: DropRates, device: torch.device) -> Withheld:
+    def chance(rate: float) -> Tensor:
+        return torch.rand(size, 1, device=device) < rate
+
+    everything = chance(rates.everything)
+    return Withheld(
+        everything, everything | chance(rates.listening), everything | chance(rates.state), chance(rates.expression),
+        chance(rates.pose),
+    )  # fmt: skip
+
+
+def conditions(denoiser: Denoiser, own: Tensor, partner: Tensor, batch: Batch, withheld: Withheld | None) -> Conditions:
+    """Conditions of a batch; withheld=None withholds only expressions that nobody knows (negative)."""
+    given = torch.ones(own.shape[:2], device=own.device)
     state, pose_given, expression_given = batch["state"], given, (batch["expression"] >= 0).all(-1).float()
-    if drop is not None:
-
-        def chance(rate: float) -> Tensor:
-            return torch.rand(size, 1, device=own.device) < rate
-
-        everything = chance(drop.everything)
+    if withheld is not None:
         null = denoiser.null_audio.to(own.dtype)
-        own = torch.where(everything[..., None], null, own)
-        partner = torch.where((everything | chance(drop.listening))[..., None], null, partner)
-        state = torch.where(everything | chance(drop.state), UNKNOWN_STATE, state)
-        expression_given = expression_given * ~chance(drop.expression)
-        pose_given = given * ~chance(drop.pose)
+        own = torch.where(withheld.everything[..., None], null, own)
+        partner = torch.where(withheld.listening[..., None], null, partner)
+        state = torch.where(withheld.state, UNKNOWN_STATE, state)
+        expression_given = expression_given * ~withheld.expression
+        pose_given = given * ~withheld.pose
     return Conditions(own, partner, state, batch["expression"], expression_given, batch["pose"], pose_given)
 
 
@@ -81,12 +98,22 @@ class LegibleError(nn.Module):
     Latent distance alone gives the mouth no more weight than a cheek; what people watch is what the probe predicts.
     """
 
-    def __init__(self, probe: nn.Linear, latent_scale: Tensor, emphasis: Tensor | None = None) -> None:
-        """emphasis: weight of each probe output's squared error, 1 each when None."""
+    def __init__(
+        self,
+        probe: nn.Linear,
+        latent_scale: Tensor,
+        emphasis: Tensor | None = None,
+        between: Sequence[tuple[int, int]] = (),
+    ) -> None:
+        """emphasis: weight of each probe output's squared error, 1 each when None. between: pairs of outputs whose
+        difference counts like one more output; that of two points says how they part, wherever the head is.
+        """
         super().__init__()
         weight = probe.weight.detach().float() * latent_scale.float()
+        parted = [weight[a] - weight[b] for a, b in between]
         if emphasis is not None:
             weight = weight * emphasis.to(weight.device).sqrt()[:, None]
+        weight = torch.cat((weight, torch.stack(parted))) if parted else weight
         self.weight: Tensor
         self.register_buffer("weight", weight)
 

@@ -24,6 +24,7 @@ from training.objectives.blocks import (
     DropRates,
     LegibleError,
     conditions,
+    draw_withheld,
     encode_voices,
     per_block,
     random_blocks,
@@ -65,11 +66,15 @@ class ConsistencyDistillation(nn.Module):
         config: ConsistencyConfig | None = None,
         drop: DropRates | None = None,
         articulation: LegibleError | None = None,
+        teacher_audio: AudioEncoder | None = None,
     ) -> None:
-        """legible: all that the codec's probe reads; articulation: what speech moves, for the term of that name."""
+        """legible: what the codec's probe reads, to be like the teacher; articulation: what speech moves, for the term
+        of that name. teacher_audio: the teacher's ears, when the student has got better ones since.
+        """
         super().__init__()
         self.student = student
         self.teacher, self.audio = teacher.requires_grad_(False), audio.requires_grad_(False)
+        self.teacher_audio = None if teacher_audio is None else teacher_audio.requires_grad_(False)
         self.target = copy.deepcopy(student).requires_grad_(False)
         self.legible, self.articulation, self.latent_scale = legible, articulation, latent_scale
         self.config = config or ConsistencyConfig()
@@ -93,9 +98,12 @@ class ConsistencyDistillation(nn.Module):
         context, zero = noisy_context(x0, c.context_noise), torch.zeros_like(t)
         with torch.no_grad():
             own, partner = encode_voices(self.audio, batch)
-            given = conditions(self.teacher, own, partner, batch, self.drop)
-            v_given = self.teacher(x_t, context, t, given, reference, block_of, zero)
-            v_null = self.teacher(x_t, context, t, without_voice(self.teacher, given), reference, block_of, zero)
+            withheld = draw_withheld(size, self.drop, x0.device)
+            given = heard = conditions(self.student, own, partner, batch, withheld)
+            if self.teacher_audio is not None:
+                heard = conditions(self.teacher, *encode_voices(self.teacher_audio, batch), batch, withheld)
+            v_given = self.teacher(x_t, context, t, heard, reference, block_of, zero)
+            v_null = self.teacher(x_t, context, t, without_voice(self.teacher, heard), reference, block_of, zero)
             x_r = x_t + (r5 - t5) * (v_null + c.guidance * (v_given - v_null))
             target = to_x0(x_r, self.target(x_r, context, r, given, reference, block_of, zero), r5)
         predicted = to_x0(x_t, self.student(x_t, context, t, given, reference, block_of, zero), t5)

@@ -18,6 +18,7 @@ from training.objectives.blocks import (
     DropRates,
     LegibleError,
     conditions,
+    draw_withheld,
     encode_voices,
     per_block,
     random_blocks,
@@ -74,7 +75,7 @@ class FlowMatching(nn.Module):
         noise, t5 = torch.randn_like(x0), t[..., None, None, None]
         context = noisy_context(x0, c.context_noise)
         own, partner = encode_voices(self.audio, batch)
-        given = conditions(self.denoiser, own, partner, batch, self.drop)
+        given = conditions(self.denoiser, own, partner, batch, draw_withheld(size, self.drop, x0.device))
         predicted = self.denoiser(add_noise(x0, noise, t5), context, t, given, reference, block_of, torch.zeros_like(t))
         error = predicted - velocity(x0, noise)
         weight = edge_weight(block_of, c.edge)

@@ -11,12 +11,9 @@ from typing import Any
 
 from torch import nn
 
-from engine.model.avatar import AvatarModel
-from training.codec import probe_emphasis, speech_emphasis
 from training.data.stream import Stream
-from training.denoising import measure_denoiser, sample_sheet
+from training.denoising import measure_denoiser, readers, sample_sheet
 from training.generate import STUDENT_SAMPLING, TEACHER_SAMPLING, SamplingConfig
-from training.objectives.blocks import LegibleError
 from training.objectives.consistency import ConsistencyConfig, ConsistencyDistillation
 from training.objectives.flow_matching import FlowMatching, FlowMatchingConfig
 from training.pools import SequencePool
@@ -36,7 +33,7 @@ def train_teacher_stage(context: StageRun) -> dict[str, Any]:
     with _sequences(context) as (feed, tests):
         if not context.continued:
             model.codec.latent_scale.fill_(feed.pool.motion_scale())
-        legible, speech = _readers(model)
+        legible, speech = readers(model)
         how = FlowMatchingConfig(articulation=recipe.articulation[0])
         scale = float(model.codec.latent_scale)
         stage = FlowMatching(model.denoiser, model.audio, legible, scale, how, articulation=speech)
@@ -52,8 +49,8 @@ def train_student_stage(context: StageRun) -> dict[str, Any]:
     model, recipe = context.start, context.recipe
     teacher = copy.deepcopy(_teacher(context)).eval()
     with _sequences(context) as (feed, tests):
-        legible, speech = _readers(model)
         how = ConsistencyConfig(guidance=recipe.guidance, articulation=recipe.articulation[1])
+        legible, speech = readers(model, aims_at_clip=how.articulation > 0)
         scale = float(model.codec.latent_scale)
         stage = ConsistencyDistillation(model.denoiser, teacher, model.audio, legible, scale, how, articulation=speech)
         run = Run(context.config(), stage, model.denoiser)
@@ -72,12 +69,6 @@ def _teacher(context: StageRun) -> nn.Module:
     from training.staged.product import load_products
 
     return load_products(context.folders, ("codec", "teacher"), context.start.config)[0].denoiser
-
-
-def _readers(model: AvatarModel) -> tuple[LegibleError, LegibleError]:
-    probe, scale = model.codec.probe, model.codec.latent_scale
-    assert probe is not None
-    return LegibleError(probe, scale, probe_emphasis()), LegibleError(probe, scale, speech_emphasis())
 
 
 @contextmanager

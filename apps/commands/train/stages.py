@@ -19,7 +19,10 @@ def register(stages: argparse._SubParsersAction[argparse.ArgumentParser]) -> Non
     distill.add_argument("--method", choices=("consistency",), default="consistency")
     distill.add_argument("--guidance", type=float, default=1.5, help="guidance scale baked into the student")
     distill.add_argument("--articulation", type=float, default=0.0, help="weight of the recorded clip's speech units")
-    _with_data(_stage(stages, "probe", "measuring instrument of `visavis evaluate`", batch=64, lr=1e-3, minutes=5))
+    distill.add_argument("--student", type=Path, help="a student to go on from; --start is its teacher")
+    distill.add_argument("--audio", type=Path, help="checkpoint whose audio encoder the student shall hear through")
+    probe = _with_data(_stage(stages, "probe", "the instrument of `visavis evaluate`", batch=64, lr=1e-3, minutes=5))
+    probe.add_argument("--refine", action="store_true", help="train the look at the whole crop of --start further")
     states = _with_data(_stage(stages, "states", "the instrument that names states", batch=512, lr=5e-3, minutes=5))
     states.add_argument("--probe", type=Path, required=True, help="the probe that it reads faces with")
     states.add_argument("--clips", type=int, default=400, help="clips to learn from (default %(default)s)")
@@ -108,7 +111,7 @@ def _run_codec(args: argparse.Namespace, config: object) -> None:
 
 
 def _run_denoiser(args: argparse.Namespace, config: object) -> None:
-    from training.denoising import latents_of, train_consistency, train_teacher
+    from training.denoising import Inherited, latents_of, train_consistency, train_teacher
     from training.objectives.consistency import ConsistencyConfig
     from training.objectives.flow_matching import FlowMatchingConfig
 
@@ -118,14 +121,15 @@ def _run_denoiser(args: argparse.Namespace, config: object) -> None:
         train_teacher(clips, held_out, config, args.start, FlowMatchingConfig(articulation=args.articulation))
     else:
         how = ConsistencyConfig(guidance=args.guidance, articulation=args.articulation)
-        train_consistency(clips, held_out, config, args.start, how)
+        inherited = Inherited(args.student, args.audio) if args.student or args.audio else None
+        train_consistency(clips, held_out, config, args.start, how, inherited)
 
 
 def _run_instrument(args: argparse.Namespace, config: object) -> None:
     from training.instruments import train_aligner, train_probe
 
     if args.stage == "probe":
-        train_probe(_shards(args.data), _shards(args.test), config, _cache(args), args.start)
+        train_probe(_shards(args.data), _shards(args.test), config, _cache(args), args.start, args.refine)
     else:
         train_aligner(_shards(args.data), _shards(args.test), config, _cache(args) / "pairs")
 
