@@ -12,13 +12,14 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from engine.backends.base import Sampling
-from engine.errors import BundleCorruptError, BundleMissingError
+from engine.errors import AvatarError, BundleCorruptError, BundleMissingError
 from engine.model.config import ModelConfig
 
 FORMAT = 1
@@ -97,23 +98,32 @@ def _model_folders() -> list[Path]:
 
 def read_bundle(root: Path) -> Bundle:
     """Read and check the manifest of a bundle folder."""
-    path = root / MANIFEST
-    try:
-        if path.stat().st_size > _MANIFEST_BYTES:
-            raise BundleCorruptError(f"{path} is too large for a manifest")
-        manifest = json.loads(path.read_text(encoding="utf-8"))
-        if manifest["format"] != FORMAT:
-            raise BundleCorruptError(f"{path} has format {manifest['format']}; this version reads {FORMAT}")
-        files = {name: str(entry["sha256"]) for name, entry in manifest["files"].items()}
-        if outside := [name for name in files if not is_inside(name)]:
-            raise BundleCorruptError(f"{path} names a file outside its folder: {outside[0]!r}")
+    opened = opened_manifest(root / MANIFEST, FORMAT, BundleCorruptError, "copy or export the bundle again")
+    with opened as (manifest, files):
         config = ModelConfig.from_dict(manifest["config"])
         sampling = Sampling.from_dict(manifest.get("sampling", {}))
         return Bundle(root, str(manifest["name"]), config, sampling, files, manifest)
+
+
+@contextmanager
+def opened_manifest(
+    path: Path, form: int, corrupt: type[AvatarError], what_to_do: str
+) -> Iterator[tuple[dict[str, Any], dict[str, str]]]:
+    """A manifest of that format, and its files' hashes by name; for what is read out of it in the `with` block, too,
+    a missing key or a value of another type raises `corrupt`.
+    """
+    try:
+        if path.stat().st_size > _MANIFEST_BYTES:
+            raise corrupt(f"{path} is too large for a manifest; {what_to_do}")
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+        if manifest["format"] != form:
+            raise corrupt(f"{path} has format {manifest['format']}; this version reads {form}")
+        files = {str(name): str(entry["sha256"]) for name, entry in manifest["files"].items()}
+        if outside := [name for name in files if not is_inside(name)]:
+            raise corrupt(f"{path} names a file outside its folder: {outside[0]!r}")
+        yield manifest, files
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise BundleCorruptError(
-            f"{path} is not a valid manifest ({error!r}); copy or export the bundle again"
-        ) from error
+        raise corrupt(f"{path} is not a valid manifest ({error!r}); {what_to_do}") from error
 
 
 def is_inside(name: str) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -108,6 +108,20 @@ def settle(trials: Sequence[Trial]) -> tuple[tuple[str, ...], tuple[str, ...]]:
     return floating.bf16_stages, kept.int8_stages
 
 
+def quantise_again(bundle: Bundle, stages: Collection[str], scene: Scene) -> Bundle:
+    """A bundle whose weights are new, with 8-bit graphs of the stages that used to have one, calibrated on the scene;
+    as it is when their pictures are not near enough to those in float32.
+    """
+    wanted = tuple(stage for stage in INT8_STAGES if stage in stages)
+    if not wanted:
+        return bundle
+    made = _add_int8(bundle, [scene], wanted)
+    exact, rounded = (_streamed(variant(made, (), int8), scene) for int8 in ((), wanted))
+    near = compare_streams(exact, rounded).worst_db >= INT8_DB
+    _write(made, tuple(made.manifest.get(BF16_KEY, ())), wanted if near else (), ())
+    return read_bundle(bundle.root)
+
+
 def variant(bundle: Bundle, bf16_stages: tuple[str, ...], int8_stages: tuple[str, ...] = ()) -> Bundle:
     """The same files computed in another way."""
     changes: dict[str, Any] = {BF16_KEY: list(bf16_stages), INT8_KEY: list(int8_stages)}
@@ -118,14 +132,14 @@ def int8_file(stage: str) -> str:
     return f"{stage}.int8.onnx"
 
 
-def _add_int8(bundle: Bundle, scenes: Sequence[Scene]) -> Bundle:
+def _add_int8(bundle: Bundle, scenes: Sequence[Scene], stages: Collection[str] = tuple(INT8_STAGES)) -> Bundle:
     """With 8-bit graphs, calibrated on roll-outs in float32 that ask for everything."""
     recorder = Recorder(open_backend(variant(bundle, ()), _THREADS))
     for scene in scenes:
         for _ in play(recorder, variety(scene, bundle.config)):
             pass
-    for stage, scheme in INT8_STAGES.items():
-        graph = calibrated(read_stage(bundle, stage), recorder.calls[stage], scheme)
+    for stage in stages:
+        graph = calibrated(read_stage(bundle, stage), recorder.calls[stage], INT8_STAGES[stage])
         drop_unused_domains(graph.model)
         onnx.save(graph.model, bundle.root / int8_file(stage))
     recorder.close()
@@ -144,6 +158,14 @@ def _try(bundle: Bundle, way: Way, scenes: Sequence[Scene], expected: Sequence[l
         name, bf16_stages, int8_stages, min(r.worst_db for r in results),
         min(r.denoise_ms_per_frame for r in results), min(r.decode_ms_per_frame for r in results),
     )  # fmt: skip
+
+
+def _streamed(bundle: Bundle, scene: Scene) -> list[Streamed]:
+    backend = open_backend(bundle, _THREADS)
+    try:
+        return list(roll_out(backend, scene))
+    finally:
+        backend.close()
 
 
 def _write(bundle: Bundle, bf16_stages: tuple[str, ...], int8_stages: tuple[str, ...], trials: Sequence[Trial]) -> None:

@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch", reason="needs the train extra")
-pytest.importorskip("onnx", reason="needs the export extra")
+onnx = pytest.importorskip("onnx", reason="needs the export extra")
 pytest.importorskip("onnxscript", reason="needs the export extra")
 
 from apps.cli import main  # noqa: E402
 from apps.commands.train.personalize import write  # noqa: E402
 from engine.backends.registry import open_backend  # noqa: E402
+from engine.backends.staged import INT8_KEY  # noqa: E402
 from engine.bundle import Bundle  # noqa: E402
 from engine.model.avatar import AvatarModel, save_model  # noqa: E402
 from engine.model.config import TINY  # noqa: E402
@@ -90,7 +91,11 @@ def test_adapting_gains_and_the_bundle_computes_it(
     changed = {n for n, v in adapted.codec.state_dict().items() if not torch.equal(v, codec.state_dict()[n])}
     assert changed == set(adapted.names) and not any(".norm" in n or "encoder" in n for n in changed)
 
-    made = write(bundle, adapted, [pairs], config, tmp_path / "anna")
+    eight = replace(bundle, manifest={**bundle.manifest, INT8_KEY: ["decode"]})
+    made = write(eight, adapted, [pairs], config, tmp_path / "anna")
+    assert made.manifest[INT8_KEY] == ["decode"] and made.file("decode.int8.onnx").stat().st_size
+    rounded = {node.op_type for node in onnx.load(made.file("decode.int8.onnx"), load_external_data=False).graph.node}
+    assert "QuantizeLinear" in rounded
     note = made.manifest["personal"]
     assert note["base_manifest_sha256"] == manifest_hash(bundle) and note["from"][0]["name"] == "face.png"
     assert made.files["denoise.onnx"] == bundle.files["denoise.onnx"], "the denoiser is untouched"

@@ -13,8 +13,20 @@ from test_cli import pictures
 from test_media import tone, write_wav
 
 import apps.bench.pipeline
-from apps.bench.pipeline import Case, Film, PlanRow, costs_of, encoder, measure_case, predict_fps
+from apps.bench.pipeline import (
+    Case,
+    Film,
+    PlanRow,
+    core_sets,
+    costs_of,
+    encoder,
+    measure_case,
+    open_studio,
+    predict_fps,
+)
+from apps.bench.setup import Settings
 from apps.cli import main
+from engine import engine
 from engine.backends.mock import MockBackend
 from engine.engine import AvatarEngine
 from engine.pipeline.placing import usable_cores
@@ -77,6 +89,21 @@ def test_encoders(tmp_path: Path) -> None:
 
 
 @CORE_SETS
+@CORE_SETS
+def test_the_engine_for_all_cores_is_opened_before_those_of_core_sets(monkeypatch: pytest.MonkeyPatch) -> None:
+    opened = []
+
+    def load(*arguments: Any, pipeline: Plan | None = None) -> AvatarEngine:
+        opened.append(pipeline)
+        return engine.load(*arguments, pipeline=pipeline)
+
+    monkeypatch.setattr(apps.bench.pipeline, "load", load)
+    first, second = core_sets()
+    with open_studio(Settings(model="mock", backend="mock"), (first, second, Place())) as studio:
+        assert set(studio.engines) == {first, second, Place()}
+    assert opened[0] is None and None not in opened[1:]
+
+
 def test_bench_measures_a_pipeline(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(apps.bench.pipeline, "SIZES_PX", (128,))
     monkeypatch.setattr(apps.bench.pipeline, "ENCODERS", ("jpeg",))

@@ -23,7 +23,7 @@ from engine.portrait import loading
 from engine.portrait.crop import CropBox, canonical_crop
 from engine.portrait.detect import find_crop
 from engine.portrait.loading import load_image
-from engine.portrait.paste import cut, paste_back
+from engine.portrait.paste import FADE, cut, paste_back
 from engine.portrait.portrait import open_portrait
 
 
@@ -188,6 +188,22 @@ def test_paste_fades_out_at_its_edges() -> None:
     pasted = paste_back(np.full((128, 128, 3), 255, np.uint8), source, box)
     assert pasted[150, 150, 0] == 255 and pasted[:50].max() == 0 and pasted[51, 150, 0] < 10
     assert source.max() == 0
+
+
+@pytest.mark.parametrize(
+    ("side_px", "box"),
+    [(200, CropBox(40.0, 30.0, 200.0)), (128, CropBox(50, 50, 200)), (128, CropBox(-60.5, 90.2, 250.4))],
+    ids=["on pixels", "enlarged", "over the edge"],
+)
+def test_a_pasted_frame_is_weighed_against_what_is_behind_it(side_px: int, box: CropBox) -> None:
+    source = np.full((300, 280, 3), 40, np.uint8)
+    pasted = paste_back(np.full((side_px, side_px, 3), 240, np.uint8), source, box)
+    rows, columns = (
+        np.clip(np.minimum(inside, 1 - inside) / FADE, 0, 1)
+        for inside in ((np.arange(300) + 0.5 - box.top) / box.side, (np.arange(280) + 0.5 - box.left) / box.side)
+    )
+    weight = np.outer(rows * rows * (3 - 2 * rows), columns * columns * (3 - 2 * columns))
+    assert np.abs(pasted - (40 + 200 * weight)[..., None]).max() <= 1
 
 
 def test_open_portrait_gives_crops_of_any_size(tmp_path: Path) -> None:

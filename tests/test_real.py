@@ -90,6 +90,8 @@ def test_a_users_own_pictures_and_voices_are_measured(place: Path, capsys: pytes
         "--portraits", place / "portraits", "--voices", place / "voices",
         "--instruments", place / "instruments", "--out", place / "report",
     )  # fmt: skip
+    (place / "report").mkdir()
+    (place / "report" / "report.html").write_text("of held-out clips")
     assert command.run(arguments) == 0
     figures = json.loads((place / "report" / "real.json").read_text(), parse_constant=pytest.fail)
     assert [(t["face"], t["voice"]) for t in figures["takes"]] == [("ada", "ada"), ("ben", "ben"), ("ada", "ben")]
@@ -97,7 +99,8 @@ def test_a_users_own_pictures_and_voices_are_measured(place: Path, capsys: pytes
     assert figures["takes"][0]["sync"]["windows"] > 20
     assert figures["held_out"] == {"portraits": ["ada", "ben"], "voices": ["ada", "ben"]}
     assert "sync scorer" in capsys.readouterr().out
-    page = (place / "report" / "report.html").read_text()
+    assert (place / "report" / "report.html").read_text() == "of held-out clips"
+    page = (place / "report" / "real.html").read_text()
     assert page.count("<video") == 3 and "ada with voice ben" in page
     again = _arguments(*shlex.split(figures["command"])[2:])
     assert vars(again) == vars(arguments) | {"out": None}

@@ -38,7 +38,12 @@ from engine.errors import (  # noqa: E402
     EngineBuildError,
 )
 from engine.scheduler import MAX_BATCH  # noqa: E402
+from export.manifest import write_manifest  # noqa: E402
 from export.parity import FLOAT_DB, compare  # noqa: E402
+from export.quantize.calibrate import calibrated  # noqa: E402
+from export.quantize.qdq import Scheme  # noqa: E402
+from export.quantize.results import GPU_KEY  # noqa: E402
+from export.quantize.running import read_stage  # noqa: E402
 from export.scenes import make_scenes, stand_in_portrait  # noqa: E402
 from export.tensorrt.engines import typed_graphs  # noqa: E402
 from export.tensorrt.extents import SESSIONS, ranges  # noqa: E402
@@ -97,6 +102,17 @@ def test_what_is_heavy_is_computed_in_16_bits_and_callers_see_float32(precision:
         assert kernels and set(kernels) == {PRECISIONS[precision]}, stage
         ends = [v.type.tensor_type.elem_type for v in (*model.graph.input, *model.graph.output)]
         assert not {onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16} & set(ends), stage
+
+
+def test_what_was_quantised_for_gpus_is_what_is_built(shipped: Bundle, tmp_path: Path) -> None:
+    folder = shutil.copytree(shipped.root, tmp_path / "eight")
+    sample = {"windows": np.random.default_rng(0).normal(-5, 3, (4, 32, 80)).astype(np.float32)}
+    eight = calibrated(read_stage(shipped, "audio"), [sample], Scheme("int8", "gpu"))
+    onnx.save(eight.model, folder / "audio.int8.gpu.onnx")
+    write_manifest(folder, {**shipped.manifest, GPU_KEY: {"audio": "audio.int8.gpu.onnx"}})
+    made = typed_graphs(read_bundle(folder), "fp16")
+    rounding = {stage: sum(node.op_type == "QuantizeLinear" for node in made[stage].graph.node) for stage in made}
+    assert rounding.pop("audio") > 3 and not any(rounding.values())
 
 
 def test_fp32_graphs_hold_no_16_bit_number() -> None:

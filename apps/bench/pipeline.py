@@ -158,7 +158,9 @@ def open_studio(settings: Settings, places: Sequence[Place], apart: Plan | None 
     """
     with ExitStack() as stack:
         engines: dict[Place, AvatarEngine] = {}
-        plans = {place: Plan.parse(f"denoise@{place}") if place.cores else None for place in places}
+        # OpenVINO counts the cores once, when it is first used: after a core set, all cores would be that one's.
+        wide_first = sorted(places, key=lambda place: bool(place.cores))
+        plans = {place: Plan.parse(f"denoise@{place}") if place.cores else None for place in wide_first}
         if apart is not None:
             plans[apart.place_of("denoise")] = apart
         backend = settings.backend

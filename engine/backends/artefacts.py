@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import engine
-from engine.bundle import Bundle, is_inside, sha256_of
+from engine.bundle import Bundle, opened_manifest, sha256_of
 from engine.errors import ArtefactCorruptError, BundleCorruptError
 
 FORMAT = 1
@@ -26,7 +26,6 @@ ORIGIN_KEY = "origin"
 """Key of the origin in this manifest, and in that of a bundle, whose graphs are an artefact too."""
 ANY_DEVICE = "any"
 
-_MANIFEST_BYTES = 1 << 20
 _DIGITS = 32
 _GRAPH_ENDINGS = (".onnx", ".xml", ".bin")
 
@@ -136,22 +135,10 @@ def write_artefact(folder: Path, origin: Origin) -> Artefact:
 
 def read_artefact(root: Path) -> Artefact:
     """Read and check the manifest of an artefact's folder. Raises ArtefactCorruptError."""
-    path = root / MANIFEST
-    try:
-        if path.stat().st_size > _MANIFEST_BYTES:
-            raise ArtefactCorruptError(f"{path} is too large for a manifest; export or build the artefact again")
-        manifest = json.loads(path.read_text(encoding="utf-8"))
-        if manifest["format"] != FORMAT:
-            raise ArtefactCorruptError(f"{path} has format {manifest['format']}; this version reads {FORMAT}")
-        files = {str(name): str(entry["sha256"]) for name, entry in manifest["files"].items()}
-        if outside := [name for name in files if not is_inside(name)]:
-            raise ArtefactCorruptError(f"{path} names a file outside its folder: {outside[0]!r}")
+    again = "export or build the artefact again"
+    with opened_manifest(root / MANIFEST, FORMAT, ArtefactCorruptError, again) as (manifest, files):
         origin = Origin.from_dict(manifest[ORIGIN_KEY])
         return Artefact(root, origin, files, str(manifest["created"]), str(manifest["created_by"]))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ArtefactCorruptError(
-            f"{path} is not a valid manifest ({error!r}); export or build the artefact again"
-        ) from error
 
 
 def graph_hashes(bundle: Bundle) -> dict[str, str]:

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from engine.backends.artefacts import Origin, graph_hashes, origin_of
 from engine.backends.engines import discard, obtained
 from engine.backends.hardware import processor_id
+from engine.backends.openvino_graphs import REWRITES, rewrite
 from engine.backends.staged import BF16_KEY, ONNX, STAGES, Arrays, StagedBackend, made_for, stage_files
 from engine.bundle import Bundle
 from engine.errors import ArtefactStaleError, BackendUnavailableError
@@ -141,8 +142,13 @@ class _Compiler:
             device=_device_id(self._core, self._device),
             precisions={stage: f"{path.stem}, {self._precision(stage)}" for stage, path in self._files.items()},
             sources=graph_hashes(self._bundle),
-            settings={"threads": self._threads or 0},
+            settings={"threads": self._threads or 0, "rewrites": self._rewrites},
         )
+
+    @property
+    def _rewrites(self) -> int:
+        # What is quicker on other devices was not measured.
+        return REWRITES if self._device == CPU else 0
 
     def _precision(self, stage: str) -> str:
         if self._device != CPU:
@@ -162,7 +168,10 @@ class _Compiler:
         return settings
 
     def _compile(self, stage: str) -> ov.CompiledModel:
-        return self._core.compile_model(self._core.read_model(self._files[stage]), self._device, self._settings(stage))
+        model = self._core.read_model(self._files[stage])
+        if self._rewrites:
+            rewrite(model)
+        return self._core.compile_model(model, self._device, self._settings(stage))
 
     def _keep(self, folder: Path) -> None:
         for stage in self._files:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import cv2
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +14,8 @@ FADE = 0.12
 """Width of the soft edge of a pasted frame, as a fraction of its side."""
 
 Pixels = NDArray[np.uint8]
+_Area = tuple[slice, slice]
+_Edge = tuple[_Area, NDArray[np.float32], NDArray[np.float32]]
 
 
 def cut(image: Pixels, crop: CropBox, side_px: int, border: int = cv2.BORDER_REPLICATE) -> Pixels:
@@ -35,21 +39,30 @@ def paste_back(frame: Pixels, source: Pixels, crop: CropBox) -> Pixels:
     left, top = int(np.floor(max(crop.left, 0))), int(np.floor(max(crop.top, 0)))
     right = int(np.ceil(min(crop.left + crop.side, source.shape[1])))
     bottom = int(np.ceil(min(crop.top + crop.side, source.shape[0])))
+    patch = _patch(frame, crop, left, top, right - left, bottom - top)
+    out = source.copy()
+    place = out[top:bottom, left:right]
+    solid, edges = _edges(crop, left, top, right, bottom)
+    place[solid] = patch[solid]
+    for area, shows, hides in edges:
+        place[area] = cv2.blendLinear(patch[area], place[area], shows, hides)
+    return out
+
+
+def _patch(frame: Pixels, crop: CropBox, left: int, top: int, width: int, height: int) -> Pixels:
+    """What the frame shows in that rectangle of the source."""
     scale = crop.side / len(frame)
+    if scale == 1 and crop.left % 1 == crop.top % 1 == 0:
+        row, column = top - int(crop.top), left - int(crop.left)
+        return frame[row : row + height, column : column + width]
     # Pixel centres lie at +0.5 in both pictures.
     place = np.array(
         [[scale, 0, crop.left - left + 0.5 * scale - 0.5], [0, scale, crop.top - top + 0.5 * scale - 0.5]], np.float64
     )
     if scale < 1:
         frame, place = _reduce(frame, place, scale)
-    patch = cv2.warpAffine(
-        frame, place, (right - left, bottom - top), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE
-    ).astype(np.float32)
-    weight = _fade(top, bottom, crop.top, crop)[:, None, None] * _fade(left, right, crop.left, crop)[None, :, None]
-    out = source.copy()
-    behind = out[top:bottom, left:right].astype(np.float32)
-    out[top:bottom, left:right] = np.round(behind + weight * (patch - behind)).astype(np.uint8)
-    return out
+    patch = cv2.warpAffine(frame, place, (width, height), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+    return np.asarray(patch, np.uint8)
 
 
 def _reduce(frame: Pixels, place: NDArray[np.float64], scale: float) -> tuple[Pixels, NDArray[np.float64]]:
@@ -59,6 +72,31 @@ def _reduce(frame: Pixels, place: NDArray[np.float64], scale: float) -> tuple[Pi
     small = np.asarray(cv2.resize(frame, (side, side), interpolation=cv2.INTER_AREA), np.uint8)
     offset = place[:, 2] + (ratio - 1) / 2 * scale
     return small, np.array([[scale * ratio, 0, offset[0]], [0, scale * ratio, offset[1]]])
+
+
+@lru_cache(maxsize=8)
+def _edges(crop: CropBox, left: int, top: int, right: int, bottom: int) -> tuple[_Area, tuple[_Edge, ...]]:
+    """Of a rectangle of the source: where the frame alone shows, and strips around that with the weights of frame and
+    source.
+    """
+    down, across = _fade(top, bottom, crop.top, crop), _fade(left, right, crop.left, crop)
+    rows, columns = _solid(down), _solid(across)
+    height, width = len(down), len(across)
+    areas = (
+        (slice(0, rows.start), slice(0, width)),
+        (slice(rows.stop, height), slice(0, width)),
+        (rows, slice(0, columns.start)),
+        (rows, slice(columns.stop, width)),
+    )
+    weights = np.outer(down, across)
+    strips = [(area, np.ascontiguousarray(weights[area])) for area in areas]
+    return (rows, columns), tuple((area, shows, 1 - shows) for area, shows in strips if shows.size)
+
+
+def _solid(weights: NDArray[np.float32]) -> slice:
+    """Where they are one, which is one stretch."""
+    ones = np.flatnonzero(weights == 1)
+    return slice(int(ones[0]), int(ones[-1]) + 1) if len(ones) else slice(0, 0)
 
 
 def _fade(first: int, stop: int, start: float, crop: CropBox) -> NDArray[np.float32]:

@@ -17,6 +17,7 @@ from engine.backends.staged import ALIGNER, STAGES, WEIGHTS
 from engine.bundle import Bundle
 from engine.errors import ArgumentError, BundleCorruptError
 from export.manifest import replace_folder
+from export.quantize.results import gpu_file
 from export.tensorrt.compose import with_composition
 from export.tensorrt.extents import WINDOWS, ranges
 from export.tensorrt.typed import PRECISIONS, typed
@@ -56,13 +57,15 @@ def _targets(library: Library, wanted: Sequence[str]) -> tuple[str, ...]:
 
 
 def typed_graphs(bundle: Bundle, precision: str) -> dict[str, onnx.ModelProto]:
-    """Each stage's graph in that precision, with the composition of pictures in the decoder's."""
+    """Each stage's graph in that precision, with the composition of pictures in the decoder's. What a quantised graph
+    for GPUs has in 8 bits stays so.
+    """
     names = [*STAGES, *([ALIGNER] if f"{ALIGNER}.onnx" in bundle.files else [])]
     return {name: typed(_load(bundle, name), precision) for name in names}
 
 
 def _load(bundle: Bundle, stage: str) -> onnx.ModelProto:
-    path = bundle.file(f"{stage}.onnx")
+    path = bundle.file(gpu_file(bundle, stage))
     bundle.file(WEIGHTS)
     try:
         graph = onnx.load(path)

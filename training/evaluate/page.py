@@ -25,12 +25,12 @@ def html_page(sections: Sequence[Section], title: str = TITLE) -> str:
     )
 
 
-def page_files(sections: Sequence[Section]) -> dict[str, bytes]:
-    """`report.html` and, beside it, the pictures and films of the sections, by file name."""
+def page_files(sections: Sequence[Section], page: str = "report.html") -> dict[str, bytes]:
+    """The page and, beside it, the pictures and films of the sections, by file name."""
     return {
         **{picture.name: picture.data for section in sections for picture in section.pictures},
         **{film.name: film.data for section in sections for film in section.films},
-        "report.html": html_page(sections).encode(),
+        page: html_page(sections).encode(),
     }
 
 

@@ -51,7 +51,8 @@ def markdown(evaluation: RealEvaluation) -> str:
 
 
 def write(evaluation: RealEvaluation, out: Path) -> list[Path]:
-    """real.json, real.md, real.png, the films and `report.html` into folder `out`; returns the files.
+    """real.json, real.md, real.png, the films and `real.html` into folder `out`; returns the files. What the report on
+    held-out clips leaves in the same folder stays.
 
     Raises OutputNotWritableError.
     """
@@ -59,7 +60,7 @@ def write(evaluation: RealEvaluation, out: Path) -> list[Path]:
         "real.json": (json.dumps(evaluation.as_json(), indent=1) + "\n").encode(),
         "real.md": markdown(evaluation).encode(),
     }
-    return save(files | page_files(real_sections(evaluation)), out)
+    return save(files | page_files(real_sections(evaluation), "real.html"), out)
 
 
 def real_sections(evaluation: RealEvaluation) -> list[Section]:

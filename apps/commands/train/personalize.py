@@ -18,12 +18,14 @@ from engine.errors import ArgumentError, FileMissingError
 if TYPE_CHECKING:
     from engine.backends.base import Floats
     from engine.bundle import Bundle
+    from export.scenes import Scene
     from training.personal.adapt import Adapted, PersonalConfig
     from training.personal.pairs import PersonPairs
 
 _EXAMPLE = "example: visavis train personalize anna.mp4 --assets ASSETS --minutes 5 --out models/anna"
 _BLOCKS = 24
 """Blocks of generated motion on which the decoder must stay as it was: about 8 s."""
+_CALIBRATION_BLOCKS = 12
 _MOVED_PX = 256
 PORTRAIT = "portrait.png"
 """In a bundle made from a film: the frame that talks."""
@@ -72,8 +74,12 @@ def run(args: argparse.Namespace) -> int:
 def write(
     bundle: Bundle, adapted: Adapted, sources: Sequence[PersonPairs], config: PersonalConfig, out: Path
 ) -> Bundle:
-    """The personalised bundle, with what it was made from and what that gained in its manifest."""
+    """The personalised bundle, with what it was made from and what that gained in its manifest. Stages that the base
+    has in 8 bits are quantised anew.
+    """
+    from engine.backends.staged import INT8_KEY
     from export.codec import manifest_hash, write_adapted
+    from export.tune import quantise_again
 
     seen = [{"name": s.source.name, "sha256": _sha256(s.source), "frames": len(s)} for s in sources]
     personal = {
@@ -93,8 +99,20 @@ def write(
     }
     whole = next((s.portrait for s in sources if s.portrait is not None), None)
     extra = {} if whole is None else {PORTRAIT: _png(whole)}
-    written: Bundle = write_adapted(bundle, adapted.codec, adapted.names, out, notes, extra)
-    return written
+    written = write_adapted(bundle, adapted.codec, adapted.names, out, notes, extra)
+    again: Bundle = quantise_again(written, bundle.manifest.get(INT8_KEY, ()), _speaking(bundle, sources[0]))
+    return again
+
+
+def _speaking(bundle: Bundle, pairs: PersonPairs) -> Scene:
+    """This person and a voice that is shipped."""
+    from apps.media import read_sound
+    from engine.bundle import shipped_models
+    from export.scenes import block_lengths, make_scenes
+
+    voices = sorted((shipped_models().parent / "speech").glob("*.flac"))
+    pcm = read_sound(voices[0]).pcm if voices else None
+    return make_scenes([pairs.reference], pcm, block_lengths(bundle.sampling, _CALIBRATION_BLOCKS), _MOVED_PX)[0]
 
 
 def _check(args: argparse.Namespace) -> None:
