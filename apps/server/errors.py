@@ -22,7 +22,8 @@
             ├── SlowReaderError          slow_reader          4002
             └── InternalError            internal             1011
 
-What turns peers away (tokens, places, rates) is in apps.server.refusals. `close_code` None: the session goes on, and the message that was wrong had no effect.
+What turns peers away (tokens, places, rates) is in apps.server.refusals.
+`close_code` None: the session goes on, and the message that was wrong had no effect.
 """
 
 from __future__ import annotations
