@@ -17,12 +17,16 @@
         ├── SpeechBusyError              speech_busy          (retryable)
         ├── SpeechFailedError            speech_failed        (retryable)
         └── SessionEndedError
+            ├── NotReadyError            not_ready            1013  (retryable)
+            ├── DrainingError            draining             1013  (retryable)
             ├── SessionGoneError         session_gone         4005
             ├── ReplacedError            replaced             4000
             ├── SlowReaderError          slow_reader          4002
+            ├── IdleTimeoutError         idle_timeout         4003
+            ├── SessionTooLongError      session_too_long     4004
+            ├── TooFastError             too_fast             1008
             └── InternalError            internal             1011
 
-What turns peers away (tokens, places, rates) is in apps.server.refusals.
 `close_code` None: the session goes on, and the message that was wrong had no effect.
 """
 
@@ -32,7 +36,14 @@ from typing import ClassVar
 
 from engine.errors import AvatarError, EngineFullError, PortraitError, WorkerBrokenError, WorkerLostError
 
-CLOSE_NORMAL, CLOSE_GOING_AWAY, CLOSE_PROTOCOL, CLOSE_INTERNAL, CLOSE_TRY_LATER = 1000, 1001, 1002, 1011, 1013
+CLOSE_NORMAL, CLOSE_GOING_AWAY, CLOSE_PROTOCOL, CLOSE_POLICY, CLOSE_INTERNAL, CLOSE_TRY_LATER = (
+    1000,
+    1001,
+    1002,
+    1008,
+    1011,
+    1013,
+)
 CLOSE_PORTRAIT = 4006
 
 
@@ -148,6 +159,22 @@ class SessionEndedError(ServerError):
     close_code = CLOSE_INTERNAL
 
 
+class NotReadyError(SessionEndedError):
+    """The model is not warm, or is being started again."""
+
+    code = "not_ready"
+    close_code = CLOSE_TRY_LATER
+    retryable = True
+
+
+class DrainingError(SessionEndedError):
+    """The server is about to stop."""
+
+    code = "draining"
+    close_code = CLOSE_TRY_LATER
+    retryable = True
+
+
 class SessionGoneError(SessionEndedError):
     """There is nothing to resume."""
 
@@ -167,6 +194,28 @@ class SlowReaderError(SessionEndedError):
 
     code = "slow_reader"
     close_code = 4002
+
+
+class IdleTimeoutError(SessionEndedError):
+    """The client asked for nothing in a long time."""
+
+    code = "idle_timeout"
+    close_code = 4003
+
+
+class SessionTooLongError(SessionEndedError):
+    """The session lasted as long as one may."""
+
+    code = "session_too_long"
+    close_code = 4004
+
+
+class TooFastError(SessionEndedError):
+    """More controls or bytes a second than allowed."""
+
+    code = "too_fast"
+    close_code = CLOSE_POLICY
+    retryable = True
 
 
 class InternalError(SessionEndedError):
