@@ -132,6 +132,12 @@ class Outbox:
         if stalled or self._overflowed:
             raise SlowReaderError(f"nothing was taken for {STALLED_S:g} s; read faster, or acknowledge what you read")
 
+    def leave(self) -> list[str]:
+        """The controls that are still to be sent, by whoever ends the connection."""
+        left = list(self._controls)
+        self._controls.clear()
+        return left
+
     async def run(self) -> None:
         """Send until cancelled; raises what `send` does."""
         async with asyncio.TaskGroup() as group:
@@ -182,6 +188,7 @@ class Outbox:
 
     async def _send_frame(self, frame: Outgoing, encoded: Encoded | None) -> None:
         """Sound first, since it is played the sooner. What an interrupt overtakes is left where it is."""
+        self._stats.pts_us = frame.pts_us
         await self._say_all(frame.before)
         if frame.sound and frame.epoch == self.epoch:
             sound = self._media(AUDIO, frame, frame.flags, self._sounds, frame.sound)
