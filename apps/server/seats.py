@@ -58,6 +58,8 @@ class Seats:
     def __init__(self, grace_s: float) -> None:
         self.grace_s = grace_s
         self._seats: dict[str, Seat] = {}
+        self._empty = asyncio.Event()
+        self._empty.set()
 
     def __len__(self) -> int:
         return len(self._seats)
@@ -73,6 +75,10 @@ class Seats:
 
     def add(self, seat: Seat) -> None:
         self._seats[seat.token] = seat
+        self._empty.clear()
+
+    async def wait_empty(self) -> None:
+        await self._empty.wait()
 
     def take_up(self, token: str) -> Seat:
         """The seat of a client that comes back, under a new token. Raises SessionGoneError."""
@@ -98,6 +104,8 @@ class Seats:
     async def end(self, seat: Seat, reason: str = "closed") -> None:
         self._seats.pop(seat.token, None)
         await seat.aclose(reason)
+        if not self._seats:
+            self._empty.set()
 
     async def end_all(self) -> None:
         for seat in self.all:

@@ -143,6 +143,8 @@ class ServedSession:
         one = self.utterances.open
         if one is None or wish.utterance != one.number:
             self.open_utterance(wish.utterance, wish.id)
+        elif wish.id is not None:
+            self.say(say("ok", wish.id))
 
     def end(self, wish: UtteranceEnd) -> None:
         one = self.utterances.takes(wish.utterance)
