@@ -123,7 +123,7 @@ def test_controls(fields: dict[str, object], message: object) -> None:
         {"type": "utterance.start", "utterance": 2**32},
         {"type": "utterance.start", "utterance": 1.0},
         {"type": "speak", "text": "  "},
-        {"type": "speak", "text": "a" * 2001},
+        {"type": "speak", "text": "a" * 1001},
         {"type": "state.set", "state": "asleep"},
         {"type": "expression.set", "name": "bored"},
         {"type": "expression.set", "name": "happy", "strength": 1.1},

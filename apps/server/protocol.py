@@ -23,7 +23,7 @@ SUBPROTOCOL = "visavis.v1"
 MAX_TEXT_BYTES = 16_384
 MAX_DEPTH = 8
 MAX_PAYLOAD_BYTES = 262_144
-MAX_SPEAK_CHARS = 2_000
+MAX_SPEAK_CHARS = 1_000
 MAX_NAME_CHARS = 64
 MAX_WINDOW = 64
 MAX_UPLOAD_BYTES = 8 << 20
@@ -195,7 +195,8 @@ def parse_binary(data: bytes) -> Media:
         raise BadHeaderError(f"a binary message begins with {HEADER.size} bytes of header; this one has {len(data)}")
     if len(data) > HEADER.size + MAX_PAYLOAD_BYTES:
         raise BadHeaderError(f"a payload has at most {MAX_PAYLOAD_BYTES} bytes; this one {len(data) - HEADER.size}")
-    return Media(*HEADER.unpack_from(data), payload=memoryview(data)[HEADER.size :])
+    kind, flags, epoch, utterance, sequence, value, pts_us = HEADER.unpack_from(data)
+    return Media(kind, flags, epoch, utterance, sequence, value, pts_us, memoryview(data)[HEADER.size :])
 
 
 def parse_text(text: str) -> Control | None:
