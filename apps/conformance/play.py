@@ -240,9 +240,7 @@ class Player:
     async def _acknowledge(self, name: str, step: Mapping[str, Any]) -> None:
         self._line(name).acknowledges = step["acknowledge"]
 
-    async def _until(
-        self, name: str, step: Mapping[str, Any], matches: Callable[[Heard], bool], wanted: Any
-    ) -> Heard:
+    async def _until(self, name: str, step: Mapping[str, Any], matches: Callable[[Heard], bool], wanted: Any) -> Heard:
         deadline, passed = self._deadline(step), []
         while name not in self._closed:
             heard = await self._hear(name, deadline)

@@ -133,10 +133,12 @@ class ServedSession:
             raise AudioFormatError(f"{len(media.payload)} bytes are no whole number of 16-bit samples")
         if media.value and not MIN_RATE_HZ <= media.value <= MAX_RATE_HZ:
             raise AudioFormatError(f"a rate of {media.value} Hz is outside {MIN_RATE_HZ} to {MAX_RATE_HZ} Hz")
+        rate_hz = media.value or self.deal.rate_hz(media.kind)
+        self.stats.heard_sound("listening" if media.kind == LISTENING else "voice", len(media.payload) / 2 / rate_hz)
         if media.kind == LISTENING:
-            self.avatar.push_listening_audio(media.payload, media.value or self.deal.rate_hz(LISTENING))
+            self.avatar.push_listening_audio(media.payload, rate_hz)
         elif media.kind == VOICE:
-            self._take_voice(media)
+            self._take_voice(media, rate_hz)
 
     def start(self, wish: UtteranceStart) -> None:
         """Raises UtteranceOrderError."""
@@ -164,6 +166,7 @@ class ServedSession:
         }
         self._event("interrupted", fields, wish.id)
         if cuts:
+            self.stats.interrupted(now_us())
             self._cut("interrupted")
 
     def set_state(self, wish: StateSet) -> None:
@@ -201,6 +204,7 @@ class ServedSession:
             while one.held:
                 pcm, rate_hz = one.held.pop(0)
                 one.turn_id = self.avatar.push_audio(pcm, rate_hz)
+                one.began_us = one.began_us or now_us()
             if one.complete:
                 one.handed_over = True
                 if one.turn_id:
@@ -247,11 +251,13 @@ class ServedSession:
             last = self.avatar.presenter.last
             self._ended_turns.append((last.pts_us if last else 0, event.turn_id, event.complete))
         elif event.kind in _NOTICES:
+            if event.kind == EventKind.WORKER_LOST:
+                self.stats.lost_worker()
             self.say(say("notice", kind=event.kind.value, detail=event.detail))
 
     # Inside.
 
-    def _take_voice(self, media: Media) -> None:
+    def _take_voice(self, media: Media, rate_hz: int) -> None:
         one = self.utterances.takes(media.utterance)
         if one is None and self.utterances.is_new(media.utterance):
             one = self.open_utterance(media.utterance)
@@ -259,7 +265,7 @@ class ServedSession:
             return
         if media.payload:
             self._check_held(len(media.payload))
-            one.held.append((bytes(media.payload), media.value or self.deal.rate_hz(VOICE)))
+            one.held.append((bytes(media.payload), rate_hz))
             self.hand_over()
         if media.flags & LAST_PART:
             self.complete(one)
@@ -343,6 +349,7 @@ class ServedSession:
         if one.started or not self.utterances.is_live(one.number):
             return None
         one.started = True
+        self.stats.answered(now_us() - one.began_us)
         return self.journal.note("playback.started", {"utterance": one.number, "pts_us": pts_us})
 
     def _turn_over(self, turn_id: int, whole: bool, pts_us: int) -> str | None:
@@ -369,6 +376,7 @@ class ServedSession:
 
     def complain(self, error: AvatarError, request_id: RequestId = None, utterance: int = 0) -> None:
         """Tell the client of an error after which the session goes on."""
+        self.stats.complained(error.code)
         self.say(error_text(error, fatal=False, request_id=request_id, utterance=utterance))
 
 
