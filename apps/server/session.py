@@ -26,7 +26,6 @@ from apps.server.protocol import (
     MIN_RATE_HZ,
     START_OF_UTTERANCE,
     STATE_SHIFT,
-    VOICE,
     ExpressionSet,
     Interrupt,
     Media,
@@ -69,10 +68,6 @@ class Deal:
     listening_rate_hz: int
     live: bool
     portrait: str | None
-
-    def rate_hz(self, kind: int) -> int:
-        """Of sound messages that do not say it."""
-        return self.listening_rate_hz if kind == LISTENING else self.voice_rate_hz
 
 
 class ServedSession:
@@ -127,18 +122,21 @@ class ServedSession:
 
     # What the client asks for.
 
-    def take_sound(self, media: Media) -> None:
-        """A voice or listening message. Raises AudioFormatError or AudioBufferFullError."""
+    def seconds_of(self, media: Media) -> float:
+        """How long the sound of a voice or listening message is. Raises AudioFormatError."""
         if len(media.payload) % 2:
             raise AudioFormatError(f"{len(media.payload)} bytes are no whole number of 16-bit samples")
-        if media.value and not MIN_RATE_HZ <= media.value <= MAX_RATE_HZ:
-            raise AudioFormatError(f"a rate of {media.value} Hz is outside {MIN_RATE_HZ} to {MAX_RATE_HZ} Hz")
-        rate_hz = media.value or self.deal.rate_hz(media.kind)
-        self.stats.heard_sound("listening" if media.kind == LISTENING else "voice", len(media.payload) / 2 / rate_hz)
+        rate_hz = self._rate_hz(media)
+        if not MIN_RATE_HZ <= rate_hz <= MAX_RATE_HZ:
+            raise AudioFormatError(f"a rate of {rate_hz} Hz is outside {MIN_RATE_HZ} to {MAX_RATE_HZ} Hz")
+        return len(media.payload) / 2 / rate_hz
+
+    def take_sound(self, media: Media) -> None:
+        """What `seconds_of` has found good. Raises AudioBufferFullError."""
         if media.kind == LISTENING:
-            self.avatar.push_listening_audio(media.payload, rate_hz)
-        elif media.kind == VOICE:
-            self._take_voice(media, rate_hz)
+            self.avatar.push_listening_audio(media.payload, self._rate_hz(media))
+        else:
+            self._take_voice(media)
 
     def start(self, wish: UtteranceStart) -> None:
         """Raises UtteranceOrderError."""
@@ -257,7 +255,10 @@ class ServedSession:
 
     # Inside.
 
-    def _take_voice(self, media: Media, rate_hz: int) -> None:
+    def _rate_hz(self, media: Media) -> int:
+        return media.value or (self.deal.listening_rate_hz if media.kind == LISTENING else self.deal.voice_rate_hz)
+
+    def _take_voice(self, media: Media) -> None:
         one = self.utterances.takes(media.utterance)
         if one is None and self.utterances.is_new(media.utterance):
             one = self.open_utterance(media.utterance)
@@ -265,7 +266,7 @@ class ServedSession:
             return
         if media.payload:
             self._check_held(len(media.payload))
-            one.held.append((bytes(media.payload), rate_hz))
+            one.held.append((bytes(media.payload), self._rate_hz(media)))
             self.hand_over()
         if media.flags & LAST_PART:
             self.complete(one)

@@ -65,11 +65,11 @@ class Utterances:
 
     def begin(self, number: int) -> Utterance:
         """A new one; 0 for the next number. The one before must be complete. Raises UtteranceOrderError."""
-        assert self.open is None, "an utterance opens before the one before it is complete"
         if not self.is_new(number):
             raise UtteranceOrderError(
                 f"utterance {number} cannot be opened, since {self._newest} was; numbers rise, or are 0"
             )
+        assert self.open is None, "an utterance opens before the one before it is complete"
         self._newest = number or self._newest + 1
         one = self._live[self._newest] = Utterance(self._newest)
         return one
