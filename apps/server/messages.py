@@ -48,7 +48,7 @@ class Journal:
         return [text for number, text in self._kept.items() if number > event]
 
 
-def say(kind: str, request_id: RequestId = None, **fields: Any) -> str:
+def say(kind: str, request_id: RequestId = None, /, **fields: Any) -> str:
     """A message of a type."""
     message = {"type": kind, **fields}
     if request_id is not None:

@@ -5,7 +5,8 @@ The client numbers utterances, the engine numbers turns; an utterance has a turn
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from itertools import takewhile
 
 from apps.server.errors import UtteranceOrderError
 from apps.server.messages import Finish
@@ -13,11 +14,18 @@ from apps.server.messages import Finish
 
 @dataclass(slots=True)
 class Utterance:
-    """complete: no more sound comes. started: its first frame was sent. samples: of it that were sent, at 16 kHz."""
+    """complete: no more sound comes from the client. being_made: a text whose sound is not there yet. held: sound and
+    its rate in Hz that waits for that of an earlier utterance. handed_over: the engine has all of it. began_us: when
+    it had the first. started: its first frame was sent. samples: of it that were sent, at 16 kHz.
+    """
 
     number: int
     turn_id: int = 0
     complete: bool = False
+    being_made: bool = False
+    held: list[tuple[bytes, int]] = field(default_factory=list)
+    handed_over: bool = False
+    began_us: int = 0
     started: bool = False
     samples: int = 0
 
@@ -41,8 +49,8 @@ class Utterances:
         return next((one for one in self._live.values() if one.started), None)
 
     @property
-    def any_live(self) -> bool:
-        return bool(self._live)
+    def live(self) -> list[Utterance]:
+        return list(self._live.values())
 
     def is_live(self, number: int) -> bool:
         return number in self._live
@@ -66,6 +74,11 @@ class Utterances:
         one = self._live[self._newest] = Utterance(self._newest)
         return one
 
+    def to_hand_over(self) -> list[Utterance]:
+        """Those whose sound may go to the engine now, in order: up to the first that is still being made."""
+        ready = list(takewhile(lambda one: not one.being_made, self._live.values()))
+        return [one for one in ready if not one.handed_over]
+
     def of_turn(self, turn_id: int) -> Utterance | None:
         return next((one for one in self._live.values() if one.turn_id == turn_id), None) if turn_id else None
 
@@ -77,7 +90,7 @@ class Utterances:
     def finish_empty(self) -> Finish | None:
         """End the foremost one if nothing is to be heard of it; ask again until it is None."""
         foremost = next(iter(self._live.values()), None)
-        if foremost is None or not foremost.complete or foremost.turn_id:
+        if foremost is None or foremost.turn_id or not foremost.handed_over:
             return None
         return self.finish(foremost.number, "empty")
 

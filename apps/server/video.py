@@ -61,8 +61,8 @@ def codecs() -> list[str]:
 
 
 class _Jpeg:
-    codec_string = None
-    mime = "image/jpeg"
+    codec_string: str | None = None
+    mime: str | None = "image/jpeg"
     head = b""
 
     def __init__(self, quality: int) -> None:
@@ -75,7 +75,8 @@ class _Jpeg:
 
 
 class _Raw:
-    codec_string = mime = None
+    codec_string: str | None = None
+    mime: str | None = None
     head = b""
 
     def encode(self, image: Pixels, pts_us: int, key: bool) -> Encoded:
