@@ -18,7 +18,7 @@ from websockets.exceptions import ConnectionClosed
 
 from apps.server.app import AvatarServer
 from apps.server.config import ServeConfig
-from apps.server.speech import Speaker
+from apps.speech import Speaker
 from engine.bundle import shipped_models
 
 HEADER = struct.Struct("<BBHIIIQ")
