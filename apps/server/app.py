@@ -20,7 +20,7 @@ import engine
 from apps.server.access import Access, TokenFilter
 from apps.server.config import ServeConfig
 from apps.server.connection import Connection, Leave
-from apps.server.desk import PortraitDesk
+from apps.server.desk import PortraitDesk, engine_for_faces
 from apps.server.errors import CLOSE_GOING_AWAY, UnknownPortraitError
 from apps.server.health import Figures, Health
 from apps.server.house import SharedHouse
@@ -31,7 +31,6 @@ from apps.server.routes import Files, json_response, not_found, refusal, respons
 from apps.server.sockets import StrangersFilter, bounded, keep_short
 from apps.server.speech import SpeechDesk
 from apps.speech import Speaker
-from engine.engine import load
 from engine.errors import AvatarError, EngineFullError, OutputNotWritableError
 from engine.pipeline.opening import MOCK
 from engine.supervisor import SupervisedWorker
@@ -69,7 +68,7 @@ class AvatarServer:
             capacity=config.limits.sessions,
             pipeline=config.pipeline,
         )
-        desk = PortraitDesk(config.portraits, partial(load, config.model, backend, threads=1))
+        desk = PortraitDesk(config.portraits, partial(engine_for_faces, config.model, backend))
         self.house = SharedHouse(config, self.worker, desk, SpeechDesk(speaker), self.figures)
         self.files = Files(config.page)
         self._connections: set[Connection] = set()

@@ -121,7 +121,7 @@ class SharedHouse:
         }
 
     def codecs(self) -> list[str]:
-        return [name for name in ENCODERS if name != RGBA or self.desk.cuts_out]
+        return [name for name in ENCODERS if name != RGBA or self.worker.info.moves_alpha]
 
     def info(self) -> dict[str, Any]:
         """Of `/v1/info`, but for readiness."""
