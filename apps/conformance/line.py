@@ -163,7 +163,9 @@ def read_message(message: str | bytes) -> Heard:
         return Heard(monotonic(), text)
     if len(message) < HEADER.size:
         raise ValueError(f"a binary message of {len(message)} bytes")
-    return Heard(monotonic(), None, *HEADER.unpack_from(message), message[HEADER.size :])
+    kind, flags, epoch, utterance, sequence, value, pts_us = HEADER.unpack_from(message)
+    payload = message[HEADER.size :]
+    return Heard(monotonic(), None, kind, flags, epoch, utterance, sequence, value, pts_us, payload)
 
 
 def with_query(url: str, **values: str) -> str:
