@@ -70,7 +70,7 @@ class AvatarServer:
             pipeline=config.pipeline,
         )
         desk = PortraitDesk(config.portraits, partial(load, config.model, backend, threads=1))
-        self.house = SharedHouse(config, self.worker, desk, SpeechDesk(speaker))
+        self.house = SharedHouse(config, self.worker, desk, SpeechDesk(speaker), self.figures)
         self.files = Files(config.page)
         self._connections: set[Connection] = set()
         self._admitted: WeakKeyDictionary[ServerConnection, Place] = WeakKeyDictionary()

@@ -134,6 +134,8 @@ class Connection:
         except AvatarError as error:
             self._release()
             await self._close(close_code_of(error) or CLOSE_PROTOCOL, error)
+        except ConnectionClosed:
+            self._release()
         except BaseException:
             self._release()
             raise
@@ -282,9 +284,11 @@ class Connection:
         if media.kind not in (VOICE, LISTENING):
             return
         meter.alive()
-        meter.audio(len(media.payload) / 2 / (media.value or session.deal.rate_hz(media.kind)))
         try:
+            seconds = session.seconds_of(media)
+            meter.audio(seconds)
             session.take_sound(media)
+            session.stats.heard_sound("listening" if media.kind == LISTENING else "voice", seconds)
         except AvatarError as error:
             self._complain(session, error, utterance=media.utterance)
 

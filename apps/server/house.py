@@ -13,6 +13,7 @@ from apps.server.config import ServeConfig
 from apps.server.connection import Opened
 from apps.server.desk import PortraitDesk
 from apps.server.errors import BadFieldError, SessionGoneError
+from apps.server.health import Figures
 from apps.server.limits import Meter, Place
 from apps.server.messages import say
 from apps.server.protocol import (
@@ -53,8 +54,10 @@ class _Wanted:
 class SharedHouse:
     """The House of a server."""
 
-    def __init__(self, config: ServeConfig, worker: Worker, desk: PortraitDesk, speech: SpeechDesk) -> None:
-        self.config, self.limits = config, config.limits
+    def __init__(
+        self, config: ServeConfig, worker: Worker, desk: PortraitDesk, speech: SpeechDesk, figures: Figures
+    ) -> None:
+        self.config, self.limits, self.figures = config, config.limits, figures
         self.worker, self.desk, self.speech = worker, desk, speech
         self.seats = Seats(config.grace_s)
         self._encoders = ThreadPoolExecutor(min(MAX_ENCODERS, usable_cores()), thread_name_prefix="visavis-encode")
@@ -67,7 +70,7 @@ class SharedHouse:
         hello_us = now_us()
         wanted = await self._check(hello, upload)
         place.confirm()
-        session = ServedSession(wanted.deal, Stats(hello_us))
+        session = ServedSession(wanted.deal, Stats(hello_us, self.figures))
         seat = Seat(session, place, Meter(self.limits))
         avatar = AvatarSession(self.worker, wanted.face, SessionConfig(keep_up=hello.live), session.on_event)
         await seat.begin(avatar)
@@ -78,6 +81,7 @@ class SharedHouse:
         if place is not None:
             place.release()
         seat = self.seats.take_up(token)
+        self.figures.resumed.add()
         encoder = await self._open_encoder(seat.session.deal)
         return self._opened(seat, encoder, hello, resumed=True)
 

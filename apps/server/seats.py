@@ -9,6 +9,7 @@ from typing import Protocol
 from apps.server.errors import SessionGoneError
 from apps.server.limits import Meter, Place
 from apps.server.session import ServedSession
+from engine.clock import now_us
 from engine.session import AvatarSession
 
 
@@ -50,6 +51,8 @@ class Seat:
                 await asyncio.gather(self.shown, return_exceptions=True)
         finally:
             self.place.release()
+            if avatar is not None:
+                self.session.stats.ended(now_us())
 
 
 class Seats:
