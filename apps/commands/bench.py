@@ -43,6 +43,7 @@ _EXAMPLES = """examples:
 """
 _SOAK_MINUTES, _SOAK_FOLDER = 10.0, Path("soak")
 _REPEATS, _PIPELINE_REPEATS = 30, 5
+_SESSIONS = 64
 
 
 def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -76,7 +77,10 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "--process", action="store_true", help="run the model in a supervised child process, as servers do"
     )
     bench.add_argument(
-        "--sessions", type=int, default=64, metavar="N", help="try no more sessions at once (default %(default)s)"
+        "--sessions",
+        type=int,
+        metavar="N",
+        help=f"try no more sessions at once (default {_SESSIONS}); server: hold so many (default: what it promises)",
     )
     bench.add_argument("--compare", type=Path, metavar="FILE", help="print the changes since an earlier report")
     bench.add_argument("-o", "--report", type=Path, metavar="FILE", help="write the JSON document to a file, too")
@@ -182,7 +186,7 @@ def _run_server(arguments: argparse.Namespace) -> int:
 
     with _progress(quiet=arguments.json) as say:
         settings = _settings(arguments, Settings)
-        report = tidy(asyncio.run(run_server_bench(settings, arguments.hold_minutes, say)))
+        report = tidy(asyncio.run(run_server_bench(settings, arguments.sessions, arguments.hold_minutes, say)))
     if not arguments.json:
         print_server(report, Console())
     _print(arguments, report)
@@ -226,7 +230,7 @@ def _settings(arguments: argparse.Namespace, kind: type[Settings]) -> Settings:
         seconds=arguments.seconds,
         repeats=arguments.repeats or (_PIPELINE_REPEATS if arguments.part == "pipeline" else _REPEATS),
         process=arguments.process,
-        sessions=arguments.sessions,
+        sessions=arguments.sessions or _SESSIONS,
     )
 
 

@@ -116,8 +116,8 @@ class Line:
     async def media(self, kind: int, payload: bytes, *, utterance: int = 0, flags: int = 0, value: int = 0) -> None:
         await self._send(HEADER.pack(kind, flags, 0, utterance, 0, value, 0) + payload)
 
-    async def hear(self, timeout_s: float) -> Heard | Closed:
-        """The next message, in order. Raises TimeoutError."""
+    async def hear(self, timeout_s: float | None) -> Heard | Closed:
+        """The next message, in order; after Closed comes nothing. Raises TimeoutError."""
         return await asyncio.wait_for(self._heard.get(), timeout_s)
 
     async def close(self, code: int = 1000) -> None:
