@@ -171,9 +171,19 @@ def test_pictures_can_be_decoded(server: Running, codec: str) -> None:
         pictures = [cv2.imdecode(np.frombuffer(v.payload, np.uint8), cv2.IMREAD_COLOR)[..., ::-1] for v in videos]
     else:
         pictures = [np.frombuffer(v.payload, np.uint8).reshape(128, 128, 3) for v in videos]
-    anna = server.ask(lambda s: s.house.desk._faces["anna", 128]).picture[0]
+    anna = server.ask(lambda s: s.house.desk._faces["anna", 128, False]).picture[0]
     wanted = ((anna.transpose(1, 2, 0) + 1) * 127.5).clip(0, 255)
     assert np.abs(pictures[-1].astype(float) - wanted).mean() < 4
+
+
+def test_a_person_without_the_background(server: Running) -> None:
+    async def look() -> Peer:
+        async with peer(server.url, video={"codec": "rgba", "size": 128}, portrait={"library": "anna"}) as one:
+            await one.until_media(VIDEO, lambda m: m.sequence == 2)
+            return one
+
+    picture = np.frombuffer(asyncio.run(look()).media(VIDEO)[-1].payload, np.uint8).reshape(128, 128, 4)
+    assert picture[64, 64, 3] == 255 and picture[4, 4, 3] < 128
 
 
 def test_states_and_cues(server: Running) -> None:

@@ -37,7 +37,11 @@ class Seat:
         """Raises EngineFullError or WorkerLostError; then nothing is left."""
         self._avatar = avatar
         self.session.show(avatar)
-        await avatar.start()
+        try:
+            await avatar.start()
+        except BaseException:
+            await avatar.aclose()
+            raise
         self.shown = asyncio.create_task(self.session.run(), name=f"server-session-{self.id}")
 
     async def aclose(self, reason: str = "closed") -> None:
