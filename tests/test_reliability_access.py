@@ -1,4 +1,4 @@
-"""Strangers at the door of a real server (reliability tests 4, 9, 13, 17, 18, 19 of models-of-style.md, 4.3, and paths).
+"""Strangers at the door of a real server: reliability tests 4, 9, 13, 17, 18, 19 of models-of-style.md, and paths.
 
 Thresholds are those of the list, times what a busy machine needs where a comment says so.
 """
