@@ -27,7 +27,7 @@ from apps.server.house import SharedHouse
 from apps.server.limits import Gate, Place
 from apps.server.messages import say
 from apps.server.protocol import HEADER, MAX_PAYLOAD_BYTES, PATH, SUBPROTOCOL
-from apps.server.routes import Files, json_response, not_found, refusal, response, upgrade_required
+from apps.server.routes import Files, json_response, not_found, refusal, response, shared, upgrade_required
 from apps.server.sockets import StrangersFilter, bounded, keep_short
 from apps.server.speech import SpeechDesk
 from apps.speech import Speaker
@@ -165,7 +165,7 @@ class AvatarServer:
             caller = self.access.check(request.headers, request.path, peer, needs_token=_is_guarded(path))
             if path == PATH:
                 return self._admit(socket, request, caller)
-            return await self._page(path)
+            return shared(await self._page(path), request.headers.get("Origin"))
         except AvatarError as error:
             self.figures.refusals.add(label=error.code)
             return refusal(error)

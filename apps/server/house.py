@@ -111,6 +111,7 @@ class SharedHouse:
         return {
             "protocol": PROTOCOL,
             "server": f"visavis/{engine.__version__}",
+            "ai_generated": True,
             "model": self.worker.info.model,
             "backend": self.worker.info.backend,
             "states": [state.name.lower() for state in AvatarState],
