@@ -20,7 +20,7 @@ SETTLE_S = 2.0
 """All begin at once, which people do not; not counted."""
 APART_S = 0.37
 """They talk at different places of the script."""
-REFUSALS = 50
+REFUSALS = 20
 _WITHIN_S = 5.0
 
 
