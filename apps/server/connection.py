@@ -209,7 +209,8 @@ class Connection:
         """Serve; returns what ended it, None when the engine's session did."""
         assert seat.shown is not None
         works = {
-            "send": outbox.run(),
+            "encode": outbox.encode_all(),
+            "send": outbox.send_all(),
             "read": self._read_all(seat, outbox),
             "tick": self._tick(seat, outbox),
         }
