@@ -24,18 +24,22 @@ def compose(displacement: Floats, paint: Floats, portrait: Floats) -> NDArray[np
     """RGB pictures [F, P, P, 3] from what the decoder's graph predicts.
 
     displacement [F, 2, g, g]: how far to look aside in the portrait, in halves of its side, x first. paint
-    [F, 4, h, h]: RGB in [-1, 1] and, in [0, 1], how much of the moved portrait shows. portrait [1, 3, P, P] in [-1, 1];
-    it is filtered when it is first met, so pass the same array again and do not write to it.
+    [F, 4, h, h]: RGB in [-1, 1] and, in [0, 1], how much of the moved portrait shows. portrait [1, 3, P, P] in [-1, 1],
+    or [1, 4, P, P] with the opacity of engine.portrait.matte, which moves along: then the pictures are [F, P, P, 4].
+    It is filtered when it is first met, so pass the same array again and do not write to it.
     """
     side = portrait.shape[-1]
     picture = _enlarged(portrait)
     place = _places(side)
-    out = np.empty((len(displacement), side, side, 3), np.uint8)
+    out = np.empty((len(displacement), side, side, picture.shape[-1]), np.uint8)
     for flow, layers, image in zip(displacement, paint, out, strict=True):
         shift = cv2.resize(flow.transpose(1, 2, 0) * np.float32(SCALE * side / 2), (side, side))
         shift = cv2.add(shift, place, shift)
         moved = cv2.remap(picture, shift, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
         painted = cv2.resize(to_pixels(layers[:3]), (side, side))
+        if moved.shape[-1] == 4:
+            # What is painted lies inside the outline, or is background; the flow knows which.
+            painted = np.dstack((painted, moved[..., 3]))
         shows = cv2.resize(layers[3], (side, side))
         cv2.blendLinear(moved, painted, shows, 1 - shows, image)
     return out

@@ -116,7 +116,15 @@ class LegibleError(nn.Module):
         weight = torch.cat((weight, torch.stack(parted))) if parted else weight
         self.weight: Tensor
         self.register_buffer("weight", weight)
+        shown = weight[weight.square().sum(1) > 0]
+        self.basis: Tensor
+        self.register_buffer("basis", torch.linalg.svd(shown, full_matrices=False)[2], persistent=False)
 
     def forward(self, error: Tensor) -> Tensor:
         """error [B, F, C, G, G] to [B, F]."""
         return (error.float().flatten(2) @ self.weight.T).square().sum(-1)
+
+    def within(self, motion: Tensor) -> Tensor:
+        """The part of motion [B, F, C, G, G] that is read at all: its projection on the rows that count."""
+        flat = motion.float().flatten(2)
+        return ((flat @ self.basis.T) @ self.basis).view_as(motion)

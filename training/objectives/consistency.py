@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from engine.diffusion.flow import add_noise, shift_time, to_x0
 from engine.model.audio import AudioEncoder
-from engine.model.denoiser import Denoiser
+from engine.model.denoiser import Conditions, Denoiser
 from training.objectives.blocks import (
     DropRates,
     LegibleError,
@@ -47,6 +47,11 @@ class ConsistencyConfig:
     legible: float = 2.0
     articulation: float = 0.0
     """Weight of the speech units' squared distance to the clip itself."""
+    steady: float = 0.0
+    """Weight of their distance to what is said without any noise. Chance in the mouth is error, not variety."""
+    stress: float = 1.0
+    """What the clip's speech units are multiplied by before they are aimed at: the mean of what a voice leaves open
+    moves less than any single mouth."""
     first: float = 0.2
     """Share of blocks that are pure noise, besides the grid's even share: where every sampling of few steps begins."""
     edge: float = 2.0
@@ -94,7 +99,6 @@ class ConsistencyDistillation(nn.Module):
         n = n * (torch.rand(n.shape, device=n.device) >= c.first)
         t, r = per_block(self.times[n], block_of), per_block(self.times[n + 1], block_of)
         t5, r5 = t[..., None, None, None], r[..., None, None, None]
-        x_t = add_noise(x0, torch.randn_like(x0), t5)
         context, zero = noisy_context(x0, c.context_noise), torch.zeros_like(t)
         with torch.no_grad():
             own, partner = encode_voices(self.audio, batch)
@@ -102,6 +106,8 @@ class ConsistencyDistillation(nn.Module):
             given = heard = conditions(self.student, own, partner, batch, withheld)
             if self.teacher_audio is not None:
                 heard = conditions(self.teacher, *encode_voices(self.teacher_audio, batch), batch, withheld)
+            quiet, seen = self._said(x0, context, given, reference, block_of)
+            x_t = add_noise(seen, torch.randn_like(x0), t5)
             v_given = self.teacher(x_t, context, t, heard, reference, block_of, zero)
             v_null = self.teacher(x_t, context, t, without_voice(self.teacher, heard), reference, block_of, zero)
             x_r = x_t + (r5 - t5) * (v_null + c.guidance * (v_given - v_null))
@@ -114,10 +120,28 @@ class ConsistencyDistillation(nn.Module):
         loss = huber + c.legible * legible
         logs = {"huber": float(huber.detach()), "legible": float(legible.detach())}
         if self.articulation is not None and c.articulation:
-            articulation = (self.articulation(predicted - x0) * weight).mean()
+            articulation = (self.articulation(predicted - c.stress * x0) * weight).mean()
             loss = loss + c.articulation * articulation
             logs["articulation"] = float(articulation.detach())
+        if self.articulation is not None and c.steady:
+            steady = (self.articulation(predicted - quiet) * weight).mean()
+            loss = loss + c.steady * steady
+            logs["steady"] = float(steady.detach())
         return loss, logs
+
+    def _said(
+        self, x0: Tensor, context: Tensor, given: Conditions, reference: Tensor, block_of: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """What the student says without noise, and the clip with that mouth: what a second step will find. With the
+        clip's own mouth in its noise the student would learn to read lips that it never sees at run time.
+        """
+        if self.articulation is None or not self.config.steady:
+            return x0, x0
+        one = torch.ones(x0.shape[:2], device=x0.device)
+        still = torch.zeros_like(x0)
+        velocity = self.target(still, context, one, given, reference, block_of, torch.zeros_like(one))
+        quiet = to_x0(still, velocity, one[..., None, None, None])
+        return quiet, x0 + self.articulation.within(quiet - x0)
 
     @torch.no_grad()
     def _follow(self) -> None:
