@@ -140,7 +140,7 @@ def test_a_reader_that_stops_costs_little_and_disturbs_nobody(server: Running) -
             # Until what the system holds is full, and some more.
             async with asyncio.timeout(PATIENCE_S):
                 while server.ask(most_dropped) < 10:
-                    await asyncio.sleep(0.1)
+                    await other.until_type("metrics", len(other.heard))
             outboxes = server.ask(lambda s: [seat.session.outbox for seat in s.house.seats.all])
             waiting = max(len([one for one in box._waiting if one.image is not None]) for box in outboxes)
             assert waiting <= 2

@@ -21,8 +21,9 @@ from apps.server.messages import KEPT_EVENTS, Journal
 from apps.server.outbox import MAX_CONTROLS, MAX_FRAMES, MAX_PICTURES, STALLED_S, Outbox, Outgoing
 from apps.server.protocol import AUDIO, CHUNK_BYTES, VIDEO, Media, parse_binary
 from apps.server.stats import Stats
-from apps.server.utterances import Utterances
+from apps.server.utterances import MAX_LIVE, Utterances
 from apps.server.video import ENCODERS, Encoded, Pixels
+from engine.errors import AudioBufferFullError
 
 
 class Wire:
@@ -194,6 +195,16 @@ def test_utterances_finish_once_and_in_order() -> None:
     assert utterances.begin(0).number == 6
     assert [(f.utterance, f.interrupted) for f in utterances.finish_all("closed")] == [(6, True)]
     assert utterances.finish_all("closed") == []
+
+
+def test_no_more_utterances_wait_than_may() -> None:
+    utterances = Utterances()
+    for _ in range(MAX_LIVE):
+        utterances.begin(0).complete = True
+    with pytest.raises(AudioBufferFullError):
+        utterances.begin(0)
+    utterances.finish(1, "complete")
+    assert utterances.begin(0).number == MAX_LIVE + 1
 
 
 def test_sound_waits_for_a_text_that_is_still_made() -> None:

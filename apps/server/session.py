@@ -181,7 +181,7 @@ class ServedSession:
         self.avatar.set_pose(wish.angles, **self._timing(wish.when))
 
     def open_utterance(self, number: int, request_id: RequestId = None) -> Utterance:
-        """A new one; the one before is complete. Raises UtteranceOrderError."""
+        """A new one; the one before is complete. Raises UtteranceOrderError or AudioBufferFullError."""
         before = self.utterances.open
         if before is not None and self.utterances.is_new(number):
             self.complete(before)
