@@ -20,7 +20,7 @@ pytest.importorskip("websockets")
 from serving import Running, mock_config, running, tone
 from websockets.asyncio.server import ServerConnection, serve
 
-from apps.client import ConnectionLostError, NoServerError, RefusedError, connect
+from apps.client import BadServerError, ConnectionLostError, NoServerError, RefusedError, connect
 from apps.client.outbox import LIVE_MS, VOICE_MS, Outbox
 from apps.client.pictures import WAITING, DamagedPictureError, Frames
 from apps.server.access import AccessConfig
@@ -329,6 +329,26 @@ def test_a_server_that_goes_away_ends_every_turn_once_and_the_frames_with_an_err
                 avatar.push_audio(tone(0.1))
             await avatar.aclose()
         assert [event.kind for event in events] == [EventKind.TURN_FINISHED]
+
+    run(talk())
+
+
+@pytest.mark.parametrize(
+    "nonsense", ["no JSON", '{"type": "interrupted"}', '{"type": "playback.finished", "utterance": {}}']
+)
+def test_a_server_that_talks_nonsense_is_left(nonsense: str) -> None:
+    async def talk() -> None:
+        async def script(socket: ServerConnection) -> None:
+            await socket.send(nonsense)
+            await socket.wait_closed()
+
+        async with scripted(script) as url, connect(url) as avatar:
+            with pytest.raises(BadServerError):
+                await anext(avatar.frames())
+
+        async with scripted(script, input=None) as url:
+            with pytest.raises(BadServerError):
+                await connect(url).start()
 
     run(talk())
 

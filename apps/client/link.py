@@ -11,7 +11,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 from urllib.parse import urlsplit, urlunsplit
 
-from apps.client.errors import ConnectionLostError, NoServerError, closing_error, error_of
+from apps.client.errors import BadServerError, ConnectionLostError, NoServerError, closing_error, error_of
 from apps.client.outbox import Outbox
 from apps.server.protocol import HEADER, LAST_PART, PATH, PORTRAIT, PROTOCOL, SUBPROTOCOL, Media
 from engine.errors import ArgumentError, AvatarError, ExtraMissingError
@@ -137,6 +137,9 @@ class Link:
                 async with asyncio.timeout(SILENT_S):
                     message = await connection.recv()
                 self._take(message)
+        except (KeyError, TypeError, ValueError) as error:
+            self._fatal = BadServerError(f"the server said something that this client cannot read: {error!r}")
+            return self._fatal
         except TimeoutError:
             return ConnectionLostError(f"the server has said nothing for {SILENT_S:.0f} s")
         except ConnectionClosed as closed:
@@ -192,6 +195,8 @@ class Link:
             await asyncio.shield(connection.close())
             if isinstance(error, TimeoutError):
                 raise NoServerError(f"{self._address.url} did not welcome us within {WELCOME_S:.0f} s") from error
+            if isinstance(error, KeyError | TypeError | ValueError) and not isinstance(error, AvatarError):
+                raise BadServerError(f"{self._address.url} welcomes in a way that this client cannot read") from error
             raise
         return connection
 
