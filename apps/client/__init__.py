@@ -10,11 +10,19 @@ async with connect("ws://127.0.0.1:8765", portrait="anna") as avatar:
 from __future__ import annotations
 
 from apps.client.avatar import RemoteAvatar, connect
-from apps.client.errors import AnswerTimeoutError, ClientError, ConnectionLostError, NoServerError, RefusedError
+from apps.client.errors import (
+    AnswerTimeoutError,
+    BadServerError,
+    ClientError,
+    ConnectionLostError,
+    NoServerError,
+    RefusedError,
+)
 from apps.client.film import film
 
 __all__ = [
     "AnswerTimeoutError",
+    "BadServerError",
     "ClientError",
     "ConnectionLostError",
     "NoServerError",

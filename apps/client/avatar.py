@@ -165,7 +165,9 @@ class RemoteAvatar:
         await self.aclose()
 
     async def start(self) -> None:
-        """Begin the session. Raises NoServerError, or what the server says."""
+        """Begin the session, once. Raises NoServerError, or what the server says."""
+        if self.welcome or self._closed:
+            raise SessionClosedError("this session has begun already; connect again for another one")
         await self._link.open()
 
     async def aclose(self) -> None:

@@ -5,6 +5,7 @@ AvatarError
     ├── NoServerError        no_server          (retryable)
     ├── ConnectionLostError  connection_lost    (retryable)
     ├── AnswerTimeoutError   answer_timeout     (retryable)
+    ├── BadServerError       bad_server
     └── RefusedError         whatever the server called it
 """
 
@@ -47,6 +48,12 @@ class AnswerTimeoutError(ClientError):
 
     code = "answer_timeout"
     retryable = True
+
+
+class BadServerError(ClientError):
+    """What the server says is not as docs/protocol.md has it."""
+
+    code = "bad_server"
 
 
 class RefusedError(ClientError):

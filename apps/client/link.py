@@ -11,7 +11,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 from urllib.parse import urlsplit, urlunsplit
 
-from apps.client.errors import ConnectionLostError, NoServerError, closing_error, error_of
+from apps.client.errors import BadServerError, ConnectionLostError, NoServerError, closing_error, error_of
 from apps.client.outbox import Outbox
 from apps.server.protocol import HEADER, LAST_PART, PATH, PORTRAIT, PROTOCOL, SUBPROTOCOL, Media
 from engine.errors import ArgumentError, AvatarError, ExtraMissingError
@@ -29,8 +29,8 @@ RETRY_FIRST_S, RETRY_LONGEST_S = 0.2, 3.0
 MOST_BYTES = 1 << 23
 """A raw picture of 1024 pixels with alpha takes half of it."""
 
-_FINAL = frozenset({1000, 1001, 1002, 1003, 1007, 1008, 1009, 1011, 4000, 4001, 4003, 4004, 4005, 4006})
-"""Closes after which there is nothing to come back to, or the same would happen again."""
+_FINAL = frozenset({1000, 1001, 1002, 1003, 1007, 1008, 1009, 1011, 4000, 4001, 4002, 4003, 4004, 4005, 4006})
+"""Closes after which there is nothing to come back to."""
 
 Control = Mapping[str, Any]
 
@@ -108,7 +108,7 @@ class Link:
         try:
             while True:
                 error = await self._serve(connection)
-                if self._closing or not self._may_resume or _code_of(connection) in _FINAL:
+                if self._closing or not self._may_resume or self._fatal or connection.close_code in _FINAL:
                     break
                 self._listener.on_lost(error)
                 connection = await self._come_back(error)
@@ -137,6 +137,9 @@ class Link:
                 async with asyncio.timeout(SILENT_S):
                     message = await connection.recv()
                 self._take(message)
+        except (KeyError, TypeError, ValueError) as error:
+            self._fatal = BadServerError(f"the server said something that this client cannot read: {error!r}")
+            return self._fatal
         except TimeoutError:
             return ConnectionLostError(f"the server has said nothing for {SILENT_S:.0f} s")
         except ConnectionClosed as closed:
@@ -192,6 +195,8 @@ class Link:
             await asyncio.shield(connection.close())
             if isinstance(error, TimeoutError):
                 raise NoServerError(f"{self._address.url} did not welcome us within {WELCOME_S:.0f} s") from error
+            if isinstance(error, KeyError | TypeError | ValueError) and not isinstance(error, AvatarError):
+                raise BadServerError(f"{self._address.url} welcomes in a way that this client cannot read") from error
             raise
         return connection
 
@@ -260,7 +265,3 @@ def _object(message: str | bytes) -> Control:
         return {}
     control = json.loads(message)
     return control if isinstance(control, dict) else {}
-
-
-def _code_of(connection: ClientConnection) -> int | None:
-    return connection.close_code

@@ -30,18 +30,23 @@ def compose(displacement: Floats, paint: Floats, portrait: Floats) -> NDArray[np
     """
     side = portrait.shape[-1]
     picture = _enlarged(portrait)
+    opacity = to_pixels(portrait[0, 3:]) if portrait.shape[1] > 3 else None
     place = _places(side)
-    out = np.empty((len(displacement), side, side, picture.shape[-1]), np.uint8)
+    out = np.empty((len(displacement), side, side, 3 if opacity is None else 4), np.uint8)
     for flow, layers, image in zip(displacement, paint, out, strict=True):
         shift = cv2.resize(flow.transpose(1, 2, 0) * np.float32(SCALE * side / 2), (side, side))
-        shift = cv2.add(shift, place, shift)
-        moved = cv2.remap(picture, shift, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+        positions = cv2.add(shift, place, shift)
+        moved = cv2.remap(picture, positions, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
         painted = cv2.resize(to_pixels(layers[:3]), (side, side))
-        if moved.shape[-1] == 4:
-            # What is painted lies inside the outline, or is background; the flow knows which.
-            painted = np.dstack((painted, moved[..., 3]))
         shows = cv2.resize(layers[3], (side, side))
-        cv2.blendLinear(moved, painted, shows, 1 - shows, image)
+        if opacity is None:
+            cv2.blendLinear(moved, painted, shows, 1 - shows, image)
+        else:
+            # What is painted lies inside the outline, or is background: the flow alone knows where the outline is.
+            colours = cv2.blendLinear(moved, painted, shows, 1 - shows)
+            places = positions * np.float32(1 / SCALE)
+            outline = cv2.remap(opacity, places, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+            cv2.merge((*cv2.split(colours), outline), image)
     return out
 
 
@@ -62,7 +67,7 @@ def _enlarged(portrait: Floats) -> NDArray[np.uint8]:
     # An array may have the address of one that has just gone.
     if known is not None and known[0]() is portrait:
         return known[1]
-    picture = enlarge(to_pixels(portrait[0]))
+    picture = enlarge(to_pixels(portrait[0, :3]))
     _known[key] = (ref(portrait, lambda gone: _forget(key, gone)), picture)
     return picture
 

@@ -26,15 +26,15 @@ _GAUSS = np.polynomial.legendre.leggauss(3)
 
 
 def enlarge(picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """[H, W, C] to [2H, 2W, C]: row and column 2i show what lies at i."""
-    height, width, channels = picture.shape
-    out = np.empty((height, SCALE, width, SCALE, channels), np.uint8)
+    """[H, W, 3] to [2H, 2W, 3]: row and column 2i show what lies at i."""
+    height, width = picture.shape[:2]
+    out = np.empty((height, SCALE, width, SCALE, 3), np.uint8)
     for row, vertical in enumerate(_taps()):
         for column, horizontal in enumerate(_taps()):
             out[:, row, :, column] = cv2.sepFilter2D(
                 picture, cv2.CV_8U, horizontal, vertical, borderType=cv2.BORDER_REPLICATE
             )
-    return out.reshape(SCALE * height, SCALE * width, channels)
+    return out.reshape(SCALE * height, SCALE * width, 3)
 
 
 @lru_cache(maxsize=1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from apps.client import (
     AnswerTimeoutError,
+    BadServerError,
     ClientError,
     ConnectionLostError,
     NoServerError,
@@ -15,6 +16,7 @@ from apps.client import (
 
 __all__ = [
     "AnswerTimeoutError",
+    "BadServerError",
     "ClientError",
     "ConnectionLostError",
     "NoServerError",
