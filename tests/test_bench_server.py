@@ -10,6 +10,8 @@ import pytest
 
 pytest.importorskip("websockets", reason="the server extra is not installed")
 
+import apps.bench.hold
+import apps.bench.server
 from apps.bench.caller import Caller
 from apps.bench.hold import summarise
 from apps.bench.server import beside
@@ -17,8 +19,11 @@ from apps.bench.stats import Taken
 from apps.cli import main
 
 
-def test_command(capsys: pytest.CaptureFixture[str]) -> None:
-    options = ["--backend", "mock", "--size", "128", "--repeats", "1", "--sessions", "2", "--hold-minutes", "0.05"]
+def test_command(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(apps.bench.server, "REST_S", 0.1)
+    monkeypatch.setattr(apps.bench.hold, "SETTLE_S", 0.1)
+    monkeypatch.setattr(apps.bench.hold, "REFUSALS", 5)
+    options = ["--backend", "mock", "--size", "128", "--repeats", "1", "--sessions", "2", "--hold-minutes", "0.02"]
     assert main(["bench", "server", *options]) == 0
     tables, _, line = capsys.readouterr().out.rstrip().rpartition("\n")
     report = json.loads(line)
@@ -28,7 +33,7 @@ def test_command(capsys: pytest.CaptureFixture[str]) -> None:
         both = report["added"][measure]
         assert both["engine"]["n"] == both["server"]["n"] == 1
         assert both["added_p95_ms"] == pytest.approx(both["server"]["p95"] - both["engine"]["p95"], rel=1e-3, abs=0.1)
-    assert report["refused"]["statuses"] == {"503": 20}
+    assert report["refused"]["statuses"] == {"503": 5}
 
 
 def test_beside() -> None:

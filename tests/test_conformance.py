@@ -11,6 +11,7 @@ import pytest
 pytest.importorskip("websockets")
 
 from served import Served, serving
+from websockets.asyncio.server import serve
 
 from apps.cli import main
 from apps.conformance.audit import Audit
@@ -90,6 +91,29 @@ def test_addresses(typed: str, url: str) -> None:
         full_url("ftp://a.example")
 
 
+@pytest.mark.parametrize(
+    "answer, fault",
+    [(None, "did not come; time is over"), (b"short", "the server sent a binary message of 5 bytes"),
+     ("[]", "the server sent text that is not an object"), ('{"type": "error", "code": "x"}', "did not come")],
+)  # fmt: skip
+def test_a_bad_server_fails(answer: str | bytes | None, fault: str) -> None:
+    transcript = next(one for one in read_transcripts() if one.name == "hello_defaults")
+
+    async def handler(socket) -> None:
+        await socket.recv()
+        if answer is not None:
+            await socket.send(answer)
+        await socket.wait_closed()
+
+    async def attempt():
+        async with serve(handler, "127.0.0.1", 0, subprotocols=["visavis.v1"]) as bad:
+            port = bad.sockets[0].getsockname()[1]
+            return await play(transcript, Target(f"ws://127.0.0.1:{port}/v1/avatar", patience=0.1))
+
+    outcome = asyncio.run(attempt())
+    assert not outcome.passed and fault in outcome.faults[0]
+
+
 def test_words_of_transcripts() -> None:
     assert fits({"a": 1}, {"a": 1, "b": 2}) and not fits({"a": 1}, {"a": 2}) and not fits({"a": 1}, {})
     assert fits({"least": 2, "most": 3}, 2.5) and not fits({"least": 2}, True) and not fits({"least": 2}, None)
@@ -138,6 +162,7 @@ BROKEN = {
     "an old epoch": [*GOOD, event(4, "interrupted", epoch=1, utterance=None, utterances=[])],
     "the picture before its sound": [WELCOME, OPENED, STARTED, PICTURE, SOUND, finished(3, 1)],
     "no key frame first": [WELCOME, Heard(0.0, None, VIDEO, 0, 0, 0, 0, 0, 0, b"x")],
+    "a field is missing": [WELCOME, event(1, "utterance.opened")],
     "a cut that is not called one": [*GOOD[:-1], Heard(0.0, {**finished(3, 1).text, "interrupted": True})],  # type: ignore[dict-item]
 }
 

@@ -8,7 +8,7 @@ import re
 
 import pytest
 
-from apps.server.health import Counter, Figures, Health, Histogram
+from apps.server.health import MAX_LABELS, Counter, Figures, Health, Histogram
 from apps.server.limits import Gate, Limits
 
 LINE = re.compile(
@@ -71,6 +71,14 @@ def test_labels_are_counted_apart() -> None:
         'visavis_refusals_total{code="engine_full"} 1',
         'visavis_refusals_total{code="unauthorized"} 2',
     ]
+
+
+def test_labels_that_peers_choose_are_bounded() -> None:
+    counter = Counter("closes_total", "x", "close_code")
+    for code in range(3000, 5000):
+        counter.add(label=str(code))
+    assert len(list(counter.lines())) == MAX_LABELS + 1
+    assert counter.value("3000") == 1 and counter.value("other") == 2000 - MAX_LABELS
 
 
 def test_readiness(health: Health, gate: Gate) -> None:

@@ -58,8 +58,12 @@ class Audit:
             "playback.finished": self._finish,
             "interrupted": self._interrupted,
         }.get(text["type"])
-        if check is not None:
+        if check is None:
+            return
+        try:
             check(text)
+        except (KeyError, TypeError) as error:
+            self._fault(f"{text['type']} lacks a field, or has it of another type: {error}")
 
     def ended(self) -> None:
         """The session is over."""

@@ -48,7 +48,7 @@ class Heard:
 
 @dataclass(frozen=True, slots=True)
 class Closed:
-    """The connection has ended. code: 1006 when the peer vanished."""
+    """The connection has ended. code: 1006 when the peer vanished, 0 when it sent what cannot be read."""
 
     moment_s: float
     code: int
@@ -148,7 +148,11 @@ class Line:
                 code, reason = (closed.code, closed.reason) if closed else (1006, "")
                 await self._heard.put(Closed(monotonic(), code, reason))
                 return
-            heard = read_message(message)
+            try:
+                heard = read_message(message)
+            except ValueError as error:
+                await self._heard.put(Closed(monotonic(), 0, f"the server sent {error}"))
+                return
             await self._heard.put(heard)
             if self.acknowledges and heard.kind == VIDEO and not heard.flags & CONFIGURATION:
                 await self.say({"type": "ack", "sequence": heard.sequence})
@@ -159,7 +163,7 @@ def read_message(message: str | bytes) -> Heard:
     if isinstance(message, str):
         text = json.loads(message)
         if not isinstance(text, dict) or not isinstance(text.get("type"), str):
-            raise ValueError(f"not an object with a type: {message[:200]}")
+            raise ValueError(f"text that is not an object with a type: {message[:200]}")
         return Heard(monotonic(), text)
     if len(message) < HEADER.size:
         raise ValueError(f"a binary message of {len(message)} bytes")

@@ -118,6 +118,8 @@ class Player:
         self._target = target
         self._lines: dict[str, Line] = {}
         self._closed: dict[str, Closed] = {}
+        self._expected: set[str] = set()
+        """Connections whose end the transcript has seen."""
         self._refused: dict[str, RefusedError] = {}
         self._audits: dict[str, Audit] = {}
         self._sessions: dict[str, Audit] = {}
@@ -135,7 +137,7 @@ class Player:
     async def finish(self) -> None:
         """End what still stands, and wait until every utterance is accounted for."""
         for name, line in self._lines.items():
-            if name not in self._closed:
+            if name not in self._expected:
                 await line.say({"type": "bye"})
                 await self._expect_close(name, {"expect_close": 1000})
         for audit in self._audits.values():
@@ -150,10 +152,12 @@ class Player:
         audits = {id(audit): audit for audit in self._audits.values()}
         return [fault for audit in audits.values() for fault in audit.faults]
 
-    async def _connect(self, name: str, options: Mapping[str, Any]) -> None:
+    async def _connect(self, name: str, step: Mapping[str, Any]) -> None:
+        options = step.get("connect", {})
         url = urlunsplit(urlsplit(self._target.url)._replace(path=options["path"])) if "path" in options else None
         token = options.get("token", self._target.token)
         self._closed.pop(name, None)
+        self._expected.discard(name)
         self._audits[name] = Audit()
         try:
             line = Line.open(url or self._target.url, token=token, origin=options.get("origin"))
@@ -208,11 +212,12 @@ class Player:
     async def _expect_close(self, name: str, step: Mapping[str, Any]) -> None:
         deadline = self._deadline(step)
         while name not in self._closed:
-            if await self._hear(name, deadline) is None:
+            if await self._hear(name, deadline) is None and name not in self._closed:
                 raise StepError(f"the connection stays open, instead of {step['expect_close']}")
         code = self._closed[name].code
         if not fits(step["expect_close"], code):
             raise StepError(f"closed with {code} {self._closed[name].reason!r} instead of {step['expect_close']}")
+        self._expected.add(name)
 
     async def _expect_http(self, name: str, step: Mapping[str, Any]) -> None:
         refused = self._refused.get(name)
@@ -259,10 +264,11 @@ class Player:
         deadline = monotonic() + step["for_ms"] / 1000
         while name not in self._closed:
             heard = await self._hear(name, deadline)
-            if heard is None:
+            if heard is None and name not in self._closed:
                 return
-            if matches(heard):
+            if heard is not None and matches(heard):
                 raise StepError(f"{json.dumps(wanted)} came: {heard.text or heard}")
+        raise StepError(f"closed with {self._closed[name].code} {self._closed[name].reason!r} meanwhile")
 
     async def _hear(self, name: str, deadline: float) -> Heard | None:
         """The next message, also to the audit; None when time is over or the connection has ended."""
@@ -273,7 +279,7 @@ class Player:
             return None
         if isinstance(heard, Closed):
             self._closed[name] = heard
-            return None if heard.code == -1 else Heard(heard.moment_s, {"type": ""})
+            return None
         if heard.text is not None and heard.text["type"] == "welcome":
             self._join(name, heard.text)
         self._audits[name].hear(heard)
@@ -296,12 +302,8 @@ class Player:
         return monotonic() + float(step.get("within_ms", WITHIN_MS)) * self._target.patience / 1000
 
 
-async def _connect(player: Player, name: str, step: Mapping[str, Any]) -> None:
-    await player._connect(name, step["connect"])
-
-
 _VERBS: Mapping[str, Any] = {
-    "connect": _connect,
+    "connect": Player._connect,
     "send": Player._send,
     "send_text": Player._send_text,
     "send_hex": Player._send_hex,

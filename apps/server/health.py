@@ -21,6 +21,8 @@ _PREFIX = "visavis_"
 LATENCY_BUCKETS_S = (0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.6, 1.0, 2.5, 5.0, 10.0)
 """Frames are 40 ms apart and promises lie between 50 and 250 ms, so buckets are narrow there."""
 
+MAX_LABELS = 64
+
 DURATION_BUCKETS_S = (1.0, 10.0, 60.0, 300.0, 900.0, 3600.0, 14_400.0)
 
 
@@ -34,7 +36,9 @@ class Counter:
         self._values: dict[str, float] = {} if label else {"": 0.0}
 
     def add(self, amount: float = 1.0, label: str = "") -> None:
-        """label: one of a few known words; whatever a peer may choose would grow without bound."""
+        """Labels beyond MAX_LABELS are counted together, since peers choose some of them, as close codes."""
+        if label not in self._values and len(self._values) >= MAX_LABELS:
+            label = "other"
         self._values[label] = self._values.get(label, 0.0) + amount
 
     def value(self, label: str = "") -> float:
@@ -142,9 +146,6 @@ class Figures:
     )
     interrupt: Histogram = field(
         default_factory=lambda: Histogram("interrupt_seconds", "From an interrupt to the first frame after it.")
-    )
-    refusal: Histogram = field(
-        default_factory=lambda: Histogram("refusal_seconds", "From a request to its refusal, handed to the socket.")
     )
     loop_lag: Histogram = field(
         default_factory=lambda: Histogram("event_loop_lag_seconds", "How late the event loop wakes up, once a second.")
