@@ -24,11 +24,11 @@ export class Captions {
     return this.shown;
   }
 
-  #follow({ utterance, position }) {
+  #follow({ utterance, value }) {
     const lines = this.#lines.get(utterance);
     if (!lines || !this.shown) return;
     this.#now = utterance;
-    const character = (position / 16_000) * CHARACTERS_PER_S;
+    const character = (value / 16_000) * CHARACTERS_PER_S;
     const line = lines.findLast(({ from }) => from <= character) ?? lines[0];
     if (this.#element.textContent !== line.text) this.#element.textContent = line.text;
     this.#element.hidden = false;

@@ -22,7 +22,7 @@ function secure() {
 async function server(url, token) {
   const name = "Server";
   try {
-    const { model, backend, sessions, capacity, ready } = await info(url, { token });
+    const { model, backend, sessions, capacity, ready } = await info(url, token);
     if (!ready) return { name, verdict: "warn", advice: "It is still starting. Wait a moment, then check again." };
     const verdict = sessions >= capacity ? "warn" : "good";
     return { name, verdict, advice: `Model ${model} on ${backend}; ${sessions} of ${capacity} places taken.` };
@@ -37,7 +37,9 @@ async function socket(room) {
   if (room.phase !== "live") return { name, verdict: "warn", advice: "Not connected now, so not tried." };
   let round_ms;
   try {
-    round_ms = Math.round(await avatar.ping());
+    const begun_ms = performance.now();
+    await avatar.request({ type: "ping", t: 0 });
+    round_ms = Math.round(performance.now() - begun_ms);
   } catch {
     return { name, verdict: "bad", advice: "The server does not answer. A proxy or a virus scanner may hold WebSockets back." };
   }
@@ -76,13 +78,10 @@ async function microphone() {
 }
 
 const ADVICE = {
-  connection_refused: "Nothing answers there. Is visavis serve running, and is the address right?",
+  unreachable: "Nothing answers there. Is visavis serve running, and is the address right?",
   unauthorized: "It wants a token: the one visavis serve was started with.",
-  token_refused: "It wants a token: the one visavis serve was started with.",
-  origin_refused: "It does not take this page's address. Start visavis serve with that origin allowed.",
-  host_refused: "It does not know itself by that name. Open the page by the address visavis serve printed.",
-  server_full: "All places are taken. Wait, or start the server with more sessions.",
-  caller_full: "You hold as many places as one caller may. Close another tab.",
+  forbidden_origin: "It does not take this page's address. Start visavis serve with that origin allowed.",
+  forbidden_host: "It does not know itself by that name. Open the page by the address visavis serve printed.",
   engine_full: "All places are taken. Wait, or start the server with more sessions.",
   timeout: "The server took the connection but did not begin. It may be loading the model; try again.",
   draining: "The server is about to stop. Try again in a moment.",

@@ -42,17 +42,17 @@ export class MediaClock {
   at(now_ms) {
     if (!this.#anchor) return null;
     if (this.#sound.running !== this.#anchor.led) this.#moveDevice(now_ms);
-    const { ptsUs, rate, device_ms } = this.#anchor;
-    return ptsUs + (this.#sound.device_ms(now_ms) - device_ms) * 1000 * rate;
+    const { pts_us, rate, device_ms } = this.#anchor;
+    return pts_us + (this.#sound.device_ms(now_ms) - device_ms) * 1000 * rate;
   }
 
   /** Something of the stream has come. `audible`: it is sound, or sound is playing, which is not to be moved about. */
-  arrived(ptsUs, now_ms, audible) {
-    if (!this.#anchor) return this.#set(ptsUs - this.#wanted_ms * 1000, now_ms);
-    if (this.#hasty && !audible) return this.#hurry(ptsUs, now_ms);
-    const lead_ms = (ptsUs - this.at(now_ms)) / 1000;
+  arrived(pts_us, now_ms, audible) {
+    if (!this.#anchor) return this.#set(pts_us - this.#wanted_ms * 1000, now_ms);
+    if (this.#hasty && !audible) return this.#hurry(pts_us, now_ms);
+    const lead_ms = (pts_us - this.at(now_ms)) / 1000;
     if (this.#anchor.rate < 1 && !audible) return this.#earn(lead_ms, now_ms);
-    if (lead_ms < this.#sound.latency_ms + LEAST_MS) return this.#late(ptsUs, now_ms, lead_ms);
+    if (lead_ms < this.#sound.latency_ms + LEAST_MS) return this.#late(pts_us, now_ms, lead_ms);
     this.#gather(lead_ms, now_ms, audible);
   }
 
@@ -60,9 +60,9 @@ export class MediaClock {
     return this.#sound.latency_ms + BUFFER_MS;
   }
 
-  #hurry(ptsUs, now_ms) {
+  #hurry(pts_us, now_ms) {
     this.#hasty = false;
-    this.#set(ptsUs, now_ms, SLOW_RATE);
+    this.#set(pts_us, now_ms, SLOW_RATE);
   }
 
   #earn(lead_ms, now_ms) {
@@ -70,10 +70,10 @@ export class MediaClock {
     else if (lead_ms < -LEAST_MS) this.#set(this.at(now_ms) + lead_ms * 1000, now_ms, SLOW_RATE);
   }
 
-  #late(ptsUs, now_ms, lead_ms) {
+  #late(pts_us, now_ms, lead_ms) {
     this.slips += 1;
     this.slipped_ms += this.#wanted_ms - lead_ms;
-    this.#set(ptsUs - this.#wanted_ms * 1000, now_ms);
+    this.#set(pts_us - this.#wanted_ms * 1000, now_ms);
   }
 
   /** In silence, give back what no arrival of the last seconds has needed. */
@@ -88,13 +88,13 @@ export class MediaClock {
 
   /** The sound device has begun or ceased to run, and its clock with it. */
   #moveDevice(now_ms) {
-    this.#set(this.#anchor.ptsUs + (now_ms - this.#anchor.now_ms) * 1000 * this.#anchor.rate, now_ms);
+    this.#set(this.#anchor.pts_us + (now_ms - this.#anchor.now_ms) * 1000 * this.#anchor.rate, now_ms);
   }
 
-  #set(ptsUs, now_ms, rate = 1) {
+  #set(pts_us, now_ms, rate = 1) {
     const device_ms = this.#sound.device_ms(now_ms);
-    this.#anchor = { ptsUs, device_ms, now_ms, rate, led: this.#sound.running };
+    this.#anchor = { pts_us, device_ms, now_ms, rate, led: this.#sound.running };
     this.#least = { ms: Infinity, since_ms: now_ms };
-    this.#sound.place(ptsUs, device_ms);
+    this.#sound.place(pts_us, device_ms);
   }
 }

@@ -3,7 +3,7 @@
  * ?mic=listen|speak open the microphone at once, ?start connects at once; #token=… is never sent to anybody but the server.
  */
 
-import { info } from "./visavis.js";
+import { info, thumbnail } from "./visavis.js";
 import { Captions } from "./captions.js";
 import { Faces } from "./faces.js";
 import { Mood } from "./mood.js";
@@ -12,6 +12,7 @@ import { Phases } from "./phases.js";
 import { Room } from "./room.js";
 import { Talk } from "./talk.js";
 
+const PATH = "/v1/avatar";
 const RETRY_MS = 3000;
 const PICTURES = [
   ["auto", "Best this browser can show"],
@@ -65,8 +66,16 @@ new Phases(room, {
   noticeText: $("notice-text"), noticeAction: $("notice-action"), announce: $("announce"), chip: $("chip"), chipText: $("chip-text"),
 });
 
+/** The address of the protocol on a server that was given in any form. */
+function websocket(text) {
+  const url = new URL(/^[a-z]+:/.test(text) ? text : `ws://${text || location.host}`);
+  url.protocol = url.protocol.replace("http", "ws");
+  if (url.pathname === "/") url.pathname = PATH;
+  return url.href;
+}
+
 function address() {
-  return { url: $("url").value.trim() || location.origin, token: $("token").value || null };
+  return { url: websocket($("url").value.trim()), token: $("token").value };
 }
 
 function join() {
@@ -77,13 +86,8 @@ function join() {
 /** The library's faces; without a server there is still one's own picture. */
 async function showFaces() {
   const { url, token } = address();
-  const headers = token ? { Authorization: `Bearer ${token}` } : {};
-  const picture = async (name) => {
-    const answer = await fetch(new URL(`/v1/portraits/${encodeURIComponent(name)}.jpg`, url.replace(/^ws/, "http")), { headers });
-    if (!answer.ok) throw new Error(`HTTP ${answer.status}`);
-    return answer.blob();
-  };
-  const { portraits, expressions } = await info(url, { token }).catch(() => ({ portraits: [], expressions: [] }));
+  const picture = (name) => thumbnail(url, name, token);
+  const { portraits, expressions } = await info(url, token).catch(() => ({ portraits: [], expressions: [] }));
   await faces.show(portraits, picture, wanted.get("portrait") ?? remember("portrait"));
   if (!room.live) mood.show(expressions);
 }

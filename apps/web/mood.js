@@ -50,8 +50,8 @@ export class Mood {
     const strength = this.#ui.strength.value / 100;
     this.#ui.value.textContent = name ? name[0].toUpperCase() + name.slice(1) : "Free";
     if (!this.#room.live) return;
-    if (name) this.#room.avatar.setExpression(name, { strength, fadeMs: FADE_MS });
-    else this.#room.avatar.setExpression(null, { fadeMs: FADE_MS });
+    if (name) this.#room.avatar.setExpression(name, { strength, fade_ms: FADE_MS });
+    else this.#room.avatar.setExpression(null, { fade_ms: FADE_MS });
   }
 }
 

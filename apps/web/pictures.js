@@ -1,4 +1,4 @@
-/** Encoded pictures in, drawable pictures out, each with its `ptsUs`, in order. One class for each codec. */
+/** Encoded pictures in, drawable pictures out, each with its `pts_us`, in order. One class for each codec. */
 
 const H264_TRIES = ["avc1.42C01F", "avc1.42E01F"];
 
@@ -17,7 +17,7 @@ export async function codecs() {
   return answer;
 }
 
-/** Opens the decoder for what `welcome.video` says. `shown(picture)` gets {image, ptsUs, message}. */
+/** Opens the decoder for what `welcome.video` says. `shown(picture)` gets {image, pts_us, message}. */
 export function decoder(video, shown, failed) {
   if (video.codec === "h264") return new H264(video, shown, failed);
   if (video.codec === "rgba") return new Raw(video, shown);
@@ -51,7 +51,7 @@ class H264 {
   #out(image) {
     const message = this.#waiting.get(image.timestamp);
     this.#waiting.delete(image.timestamp);
-    if (message) this.#shown({ image, ptsUs: message.ptsUs, message });
+    if (message) this.#shown({ image, pts_us: message.pts_us, message });
     else image.close();
   }
 
@@ -65,9 +65,9 @@ class H264 {
   push(message) {
     if (this.#starved && !message.key) return this.#failed(null);
     this.#starved = false;
-    this.#waiting.set(message.ptsUs, message);
+    this.#waiting.set(message.pts_us, message);
     const type = message.key ? "key" : "delta";
-    this.#decoder.decode(new EncodedVideoChunk({ type, timestamp: message.ptsUs, data: message.data }));
+    this.#decoder.decode(new EncodedVideoChunk({ type, timestamp: message.pts_us, data: message.payload }));
   }
 
   close() {
@@ -88,10 +88,10 @@ class Jpeg {
   }
 
   push(message) {
-    const coming = createImageBitmap(new Blob([message.data], { type: "image/jpeg" }));
+    const coming = createImageBitmap(new Blob([message.payload], { type: "image/jpeg" }));
     // Pictures are decoded side by side, but handed on in order.
     this.#chain = this.#chain.then(() => coming).then(
-      (image) => (this.#open ? this.#shown({ image, ptsUs: message.ptsUs, message }) : image.close()),
+      (image) => (this.#open ? this.#shown({ image, pts_us: message.pts_us, message }) : image.close()),
       (error) => this.#failed(error),
     );
   }
@@ -111,9 +111,9 @@ class Raw {
   }
 
   push(message) {
-    const { buffer, byteOffset, byteLength } = message.data;
+    const { buffer, byteOffset, byteLength } = message.payload;
     const image = new ImageData(new Uint8ClampedArray(buffer, byteOffset, byteLength), ...this.#size);
-    this.#shown({ image, ptsUs: message.ptsUs, message });
+    this.#shown({ image, pts_us: message.pts_us, message });
   }
 
   close() {}

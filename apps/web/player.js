@@ -4,6 +4,7 @@ import { MediaClock } from "./clock.js";
 import { decoder } from "./pictures.js";
 import { Screen } from "./screen.js";
 import { floats, Sound } from "./sound.js";
+import { samplesOf } from "./visavis.js";
 
 /** How long to wait for the server's answer to an interrupt before its media are taken again. */
 const LONGEST_HUSH_MS = 1000;
@@ -54,15 +55,15 @@ export class Player {
   }
 
   video(message) {
-    if (message.config || !message.data.length) return;
-    if (!this.#hushed) this.clock.arrived(message.ptsUs, performance.now(), this.sound.report.queued > 0);
+    if (message.config || !message.payload.length) return;
+    if (!this.#hushed) this.clock.arrived(message.pts_us, performance.now(), this.sound.report.queued > 0);
     this.#decoder?.push(message);
   }
 
   audio(message) {
     if (this.#hushed) return;
-    this.clock.arrived(message.ptsUs, performance.now(), true);
-    this.sound.push(message.ptsUs, floats(message.pcm));
+    this.clock.arrived(message.pts_us, performance.now(), true);
+    this.sound.push(message.pts_us, floats(samplesOf(message)));
   }
 
   /** Silence now: what waits here is dropped, and what the server still sends of it, until `resume`. */
@@ -86,7 +87,7 @@ export class Player {
 
   /** Pictures are decoded even while hushed, since later ones are built on them. */
   #decoded(picture) {
-    this.#avatar.shown(picture.message);
+    this.#avatar.ack(picture.message.sequence);
     if (this.#hushed) picture.image.close?.();
     else this.screen.push(picture);
   }
@@ -95,7 +96,7 @@ export class Player {
     const now_ms = performance.now();
     if (now_ms - this.#asked_ms < KEYFRAME_EVERY_MS) return;
     this.#asked_ms = now_ms;
-    this.#avatar.requestKeyframe();
+    this.#avatar.send({ type: "keyframe" });
   }
 
   #shown(shown) {

@@ -1,9 +1,12 @@
 /** One conversation: the connection, the player and the figures, with phases that the page shows. */
 
-import { connect } from "./visavis.js";
+import { Avatar } from "./visavis.js";
 import { Figures } from "./figures.js";
 import { codecs } from "./pictures.js";
 import { Player } from "./player.js";
+
+/** Recommended by the protocol. */
+const WINDOW_FRAMES = 8;
 
 /**
  * Events: `phase` {phase, error} with off, connecting, live, resuming, refused or lost; `doing` {doing}, what the person
@@ -41,20 +44,18 @@ export class Room extends EventTarget {
     await this.player.sound.open().catch((error) => console.warn("no sound:", error.message));
     const chosen = codec === "auto" ? (await codecs()).usable[0] : codec;
     if (this.#attempt !== attempt) return;
-    const on = {
-      video: (message) => this.player.video(message),
-      audio: (message) => this.player.audio(message),
-      connection: (change) => this.#attempt === attempt && this.#changed(change),
-      "*": (message) => this.#heard(message),
-    };
-    const settings = { token, portrait, video: { codec: chosen }, acks: "manual", client: "visavis-page", on };
+    const hello = { client: "visavis-page", video: { codec: chosen, window: WINDOW_FRAMES } };
+    if (typeof portrait === "string") hello.portrait = { library: portrait };
+    const avatar = new Avatar({ url, token, hello, upload: portrait instanceof Blob ? portrait : null });
+    this.avatar = avatar;
+    avatar.onvideo = (message) => this.player.video(message);
+    avatar.onaudio = (message) => this.player.audio(message);
+    avatar.onmessage = (message) => this.#heard(message);
+    avatar.onstate = (state, error) => this.avatar === avatar && this.#changed(state, error);
     try {
-      const avatar = await connect(url, settings);
-      if (this.#attempt !== attempt) return avatar.close();
-      this.avatar = avatar;
-      this.#begin();
+      await avatar.connect();
     } catch (error) {
-      if (this.#attempt === attempt) this.#enter("refused", error);
+      if (this.avatar === avatar) this.#enter("refused", error);
     }
   }
 
@@ -71,17 +72,17 @@ export class Room extends EventTarget {
     this.player.resume();
   }
 
-  /** Raises VisavisError. */
+  /** Raises RefusedError. */
   async say(text) {
     this.figures.asked();
-    const utterance = await this.avatar.speak(text);
+    const { utterance } = await this.avatar.speak(text);
     this.#tell("asked", { utterance, text });
   }
 
-  /** Int16Array for the person to speak. Gives the number of the utterance; raises VisavisError. */
+  /** Int16Array for the person to speak. Gives the number of the utterance; raises RefusedError. */
   voice(samples, rate_hz) {
     if (!this.avatar.utterance) this.figures.asked();
-    return this.avatar.pushAudio(samples, { sampleRate: rate_hz });
+    return this.avatar.pushAudio(samples, { rate: rate_hz });
   }
 
   async #part() {
@@ -92,23 +93,19 @@ export class Room extends EventTarget {
     if (avatar) await avatar.close();
   }
 
-  /** The first opening is `join`'s own. */
-  #changed({ state, error }) {
-    if (state === "open" && this.avatar) return this.#begin();
-    if (state === "open" || !this.avatar) return;
-    this.player.end();
-    if (state === "lost") this.#enter("resuming", error);
-    else this.#enter("lost", error);
-  }
-
-  #begin() {
-    this.player.begin(this.avatar);
-    this.#enter("live");
+  #changed(state, error) {
+    if (state === "live") {
+      this.player.begin(this.avatar);
+      this.#enter("live");
+    } else if (state !== "connecting") {
+      this.player.end();
+      this.#enter(state === "closed" ? "lost" : "resuming", error);
+    }
   }
 
   #heard(message) {
     if (message.type === "metrics") this.metrics = message;
-    if (message.type !== "video" && message.type !== "audio") this.#tell("message", message);
+    this.#tell("message", message);
   }
 
   #shown(shown) {

@@ -13,7 +13,7 @@ export class Screen {
   #refresh_ms = REFRESH_MS.usual;
   #last_ms = 0;
   #drawn_ms = null;
-  /** Called as onshown({ptsUs, message, at_ms, interval_ms, skew_ms}) for each picture that is drawn. */
+  /** Called as onshown({pts_us, message, at_ms, interval_ms, skew_ms}) for each picture that is drawn. */
   onshown = () => {};
   dropped = 0;
 
@@ -58,11 +58,11 @@ export class Screen {
     const now_us = this.#clock.at(seen_ms);
     if (now_us === null) return;
     let due = null;
-    while (this.#queue.length && this.#queue[0].ptsUs <= now_us + EARLY_US) {
+    while (this.#queue.length && this.#queue[0].pts_us <= now_us + EARLY_US) {
       if (due) this.#forget(due);
       due = this.#queue.shift();
     }
-    if (due) this.#draw(due, seen_ms, (now_us - due.ptsUs) / 1000);
+    if (due) this.#draw(due, seen_ms, (now_us - due.pts_us) / 1000);
   }
 
   #learn(at_ms) {
@@ -71,7 +71,7 @@ export class Screen {
     if (since_ms > REFRESH_MS.least && since_ms < REFRESH_MS.most) this.#refresh_ms += (since_ms - this.#refresh_ms) / 30;
   }
 
-  #draw({ image, ptsUs, message }, at_ms, skew_ms) {
+  #draw({ image, pts_us, message }, at_ms, skew_ms) {
     const width = image.displayWidth ?? image.width;
     const height = image.displayHeight ?? image.height;
     const canvas = this.#canvas;
@@ -81,7 +81,7 @@ export class Screen {
     close(image);
     const interval_ms = this.#drawn_ms === null ? null : at_ms - this.#drawn_ms;
     this.#drawn_ms = at_ms;
-    this.onshown({ ptsUs, message, at_ms, interval_ms, skew_ms });
+    this.onshown({ pts_us, message, at_ms, interval_ms, skew_ms });
   }
 }
 

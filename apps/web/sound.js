@@ -10,7 +10,7 @@ export class Sound {
   #context = null;
   #node = null;
   #distance_ms = null;
-  #offsetUs = null;
+  #offset_us = null;
   /** What the worklet last said: samples that wait, samples that came too late, when something was last audible. */
   report = { queued: 0, missed: 0, audible: 0 };
 
@@ -68,15 +68,15 @@ export class Sound {
     return now_ms - this.#distance_ms;
   }
 
-  /** Moment `ptsUs` of the stream is heard when the device's clock shows `device_ms`. */
-  place(ptsUs, device_ms) {
-    this.#offsetUs = device_ms * 1000 - ptsUs;
-    const offset = Math.round((this.#offsetUs * RATE_HZ) / 1e6);
+  /** Moment `pts_us` of the stream is heard when the device's clock shows `device_ms`. */
+  place(pts_us, device_ms) {
+    this.#offset_us = device_ms * 1000 - pts_us;
+    const offset = Math.round((this.#offset_us * RATE_HZ) / 1e6);
     this.#node?.port.postMessage({ offset });
   }
 
-  push(ptsUs, samples) {
-    const start = Math.round((ptsUs * RATE_HZ) / 1e6);
+  push(pts_us, samples) {
+    const start = Math.round((pts_us * RATE_HZ) / 1e6);
     this.#node?.port.postMessage({ start, samples }, [samples.buffer]);
   }
 

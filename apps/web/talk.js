@@ -129,7 +129,7 @@ export class Talk {
         await this.#room.say(words);
         this.#hint("");
       } catch (error) {
-        if (error.code !== "interrupted") this.#hint(error.message, true);
+        this.#hint(error.message, true);
       }
     };
   }
@@ -167,7 +167,7 @@ export class Talk {
     this.#level(level);
     if (!this.#room.live || !this.#talking) return;
     if (this.speaks) this.#spurts.take(samples, rate_hz, level, this.hold);
-    else this.#room.avatar.pushListening(samples, { sampleRate: rate_hz });
+    else this.#room.avatar.pushListeningAudio(samples, { rate: rate_hz });
   }
 
   #setTalking(talking) {
