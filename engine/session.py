@@ -271,6 +271,11 @@ class AvatarSession:
         return self._director.watchdog
 
     @property
+    def buffered_ms(self) -> int:
+        """Sound that was pushed and that no frame holds yet."""
+        return self._started().voice.waiting * 1000 // SAMPLE_RATE_HZ
+
+    @property
     def bad_samples(self) -> int:
         """Samples that were NaN or infinite and became silence."""
         return self._bad_samples + sum(r.bad_samples for r in self._resamplers.values())
