@@ -11,10 +11,11 @@ import shutil
 import subprocess
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
+from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import ClientConnection, connect
 
 FLAGS = (
@@ -32,6 +33,12 @@ FLAGS = (
     "--mute-audio",
     "--remote-debugging-port=0",
 )
+MIDDLE = """(() => {{
+  const element = document.querySelector({});
+  element.scrollIntoView({{ block: "nearest" }});
+  const {{ x, y, width, height }} = element.getBoundingClientRect();
+  return [x + width / 2, y + height / 2];
+}})()"""
 START_SECONDS, REPLY_SECONDS = 30.0, 30.0
 
 
@@ -103,10 +110,7 @@ class Page:
 
     def click(self, selector: str) -> None:
         """A real click in the middle of an element, so that it counts as the user's."""
-        x, y = self.evaluate(
-            f"(() => {{ const e = document.querySelector({json.dumps(selector)}); e.scrollIntoView({{block: 'nearest'}});"
-            "const r = e.getBoundingClientRect(); return [r.x + r.width / 2, r.y + r.height / 2] })()"
-        )
+        x, y = self.evaluate(MIDDLE.format(json.dumps(selector)))
         for kind in ("mousePressed", "mouseReleased"):
             self.send("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", clickCount=1)
 
@@ -130,7 +134,16 @@ class Page:
         path.write_bytes(base64.b64decode(self.send("Page.captureScreenshot", format="png")["data"]))
 
     def close(self) -> None:
+        """Close the tab. Idempotent."""
+        with suppress(ConnectionClosed):
+            self.send("Page.close")
         self._socket.close()
+
+    def __enter__(self) -> Page:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
 
 class Chromium:
@@ -156,9 +169,7 @@ class Chromium:
         self._port = int(self._wait(lambda: (self._profile / "DevToolsActivePort").read_text().split()[0]))
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         for page in self._pages:
             page.close()
         self._process.terminate()

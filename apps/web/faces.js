@@ -36,8 +36,11 @@ export class Faces {
   async show(names, picture, preferred) {
     this.#grid.replaceChildren(...names.map((name) => this.#button(name)), this.#addButton());
     const first = names.includes(preferred) ? preferred : names[0];
-    if (first && !this.chosen) this.#choose(this.#grid.querySelector(`[data-name="${CSS.escape(first)}"]`), false);
-    await Promise.all(names.map((name) => this.#load(name, picture)));
+    if (!first) return;
+    if (!this.chosen) this.#choose(this.#grid.querySelector(`[data-name="${CSS.escape(first)}"]`), false);
+    // The one that is chosen first, since it is shown large.
+    await this.#load(first, picture);
+    await Promise.all(names.filter((name) => name !== first).map((name) => this.#load(name, picture)));
   }
 
   /** One's own picture: looked at, made smaller where it is too large, and chosen. */
@@ -66,6 +69,7 @@ export class Faces {
       button.setAttribute(name, value);
     }
     button.dataset.name = label;
+    button.dataset.initial = label[0].toUpperCase();
     button.portrait = blob ?? label;
     if (url) button.append(picture(url));
     button.onclick = () => {
@@ -84,13 +88,12 @@ export class Faces {
     return button;
   }
 
-  async #load(name, picture_) {
+  async #load(name, fetched) {
     const button = this.#grid.querySelector(`[data-name="${CSS.escape(name)}"]`);
     try {
-      button.append(picture(URL.createObjectURL(await picture_(name))));
+      button.append(picture(URL.createObjectURL(await fetched(name))));
     } catch (error) {
       console.warn(`no picture of ${name}:`, error.message);
-      button.append(capital(name));
     }
     if (button === this.chosen?.button) this.#show(button);
   }

@@ -17,11 +17,12 @@ class Rolling {
     this.#values = [];
   }
 
-  /** {p50, p95, most, count} of the values, or of what `of` makes of them; null without any. */
+  /** {mean, p50, p95, most, count} of the values, or of what `of` makes of them; null without any. */
   summary(of = (value) => value) {
     const sorted = this.#values.map(([, value]) => of(value)).sort((a, b) => a - b);
     if (!sorted.length) return null;
-    return { p50: rank(sorted, 0.5), p95: rank(sorted, 0.95), most: round(sorted.at(-1)), count: sorted.length };
+    const mean = round(sorted.reduce((sum, value) => sum + value, 0) / sorted.length);
+    return { mean, p50: rank(sorted, 0.5), p95: rank(sorted, 0.95), most: round(sorted.at(-1)), count: sorted.length };
   }
 }
 

@@ -8,7 +8,9 @@ const ROWS = [
   { field: "queue", label: "Queue", key: "--c-queue", least: 200 },
   { field: "skew", label: "A/V skew", key: "--c-skew", least: 60, centred: true },
 ];
-const LABEL_PX = 4;
+const LABEL_PX = 15;
+const GAP_PX = 8;
+const DOT_PX = 3.5;
 
 /** Draw what `figures.bins()` gives. */
 export function draw(canvas, bins) {
@@ -22,7 +24,9 @@ export function draw(canvas, bins) {
   paper.scale(scale, scale);
   const style = getComputedStyle(canvas);
   const each = height / ROWS.length;
-  ROWS.forEach((row, i) => drawRow(paper, row, bins, style, { top: i * each, width, height: each - 8 }));
+  ROWS.forEach((row, i) => {
+    drawRow(paper, row, bins, style, { top: i * each + LABEL_PX, width, height: each - LABEL_PX - GAP_PX });
+  });
 }
 
 function drawRow(paper, row, bins, style, area) {
@@ -40,9 +44,9 @@ function drawRow(paper, row, bins, style, area) {
   paper.fillStyle = style.getPropertyValue("--muted");
   paper.font = "11px system-ui, sans-serif";
   paper.textAlign = "left";
-  paper.fillText(row.label, LABEL_PX, area.top + 11);
+  paper.fillText(row.label, 0, area.top - 4);
   paper.textAlign = "right";
-  paper.fillText(`${row.centred ? "±" : ""}${Math.round(most)} ms`, area.width - LABEL_PX, area.top + 11);
+  paper.fillText(`${row.centred ? "±" : ""}${Math.round(most)} ms`, area.width, area.top - 4);
 }
 
 function rule(paper, colour, area, at) {
@@ -70,7 +74,7 @@ function line(paper, bins, x, y) {
 function dots(paper, bins, x, y) {
   for (const bin of bins) {
     paper.beginPath();
-    paper.arc(Math.min(x(bin), paper.canvas.clientWidth - 4), y(bin), 3.5, 0, 2 * Math.PI);
+    paper.arc(Math.min(x(bin), paper.canvas.clientWidth - DOT_PX), y(bin), DOT_PX, 0, 2 * Math.PI);
     paper.fill();
   }
 }

@@ -10,7 +10,7 @@ const MARKS = { good: "✓", warn: "!", bad: "✕" };
 /** Tiles of the live figures: [title, colour, value of a snapshot in ms, small print]. */
 const TILES = [
   ["First frame", "--c-answer", (f) => f.answer_ms?.p50 ?? f.first_picture_ms, (f) => (f.answer_ms ? "from your words" : "from connecting")],
-  ["Frame interval", "--c-interval", (f) => f.frame_interval_ms?.p50, (f) => f.frame_interval_ms && `p95 ${f.frame_interval_ms.p95}`],
+  ["Frame interval", "--c-interval", (f) => f.frame_interval_ms?.mean, (f) => f.frame_interval_ms && `p95 ${f.frame_interval_ms.p95}`],
   ["Queue", "--c-queue", (f) => f.queue_ms?.p50, (f) => f.queue_ms && `p95 ${f.queue_ms.p95}`],
   ["A/V skew p95", "--c-skew", (f) => f.av_skew_ms?.p95, (f) => f.av_skew_ms && `most ${f.av_skew_ms.most}`],
 ];
@@ -28,11 +28,11 @@ export function showFigures(room, { card, tiles, graph, value, copy }) {
   setInterval(() => {
     if (document.hidden) return;
     const figures = room.figures.snapshot();
-    value.textContent = figures.frame_interval_ms ? `${round(1000 / figures.frame_interval_ms.p50)} fps` : "";
+    value.textContent = figures.frame_interval_ms ? `${round(1000 / figures.frame_interval_ms.mean)} fps` : "";
     if (!card.open) return;
     TILES.forEach(([, , number, small], i) => {
       const known = number(figures);
-      parts[i].number.textContent = known == null ? "–" : `${known} ms`;
+      parts[i].number.textContent = known == null ? "–" : `${known < 100 ? known : Math.round(known)} ms`;
       parts[i].small.textContent = small(figures) ?? "";
     });
     draw(graph, room.figures.bins());
