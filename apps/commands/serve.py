@@ -18,6 +18,7 @@ from engine.errors import ExtraMissingError
 if TYPE_CHECKING:
     from apps.server.app import AvatarServer
     from apps.server.config import ServeConfig
+    from apps.speech import Speaker
 
 TOKEN_VARIABLE = "VISAVIS_TOKEN"
 _STOPPED_BY_SIGNALS = (signal.SIGTERM, signal.SIGINT)
@@ -44,6 +45,12 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     _add_network(serve)
     _add_model(serve)
     _add_sessions(serve)
+    serve.add_argument(
+        "--speech",
+        default="auto",
+        metavar="CMD",
+        help="what speaks texts: auto, none, hibari, kokoro, espeak-ng, or a command line (default %(default)s)",
+    )
     serve.add_argument("--json", action="store_true", help="say that it is ready as one line of JSON")
     serve.add_argument("--verbose", action="store_true", help="log what happens, to stderr")
     serve.set_defaults(handler=_run)
@@ -100,7 +107,21 @@ def _run(args: argparse.Namespace) -> int:
     except ModuleNotFoundError as error:
         raise ExtraMissingError(f"serving needs {error.name}; pip install 'visavis[server]'") from error
     logging.basicConfig(level=logging.INFO if args.verbose else logging.WARNING, stream=sys.stderr)
-    return asyncio.run(_serve(AvatarServer(_config(args)), args.json))
+    return asyncio.run(_serve(AvatarServer(_config(args), _speaker(args.speech)), args.json))
+
+
+def _speaker(choice: str) -> Speaker | None:
+    """None where nothing is to speak, or nothing that can is installed. Raises SpeakerMissingError."""
+    from apps.speech import AUTO, SpeakerMissingError, open_speaker
+
+    if choice == "none":
+        return None
+    try:
+        return open_speaker(choice)
+    except SpeakerMissingError:
+        if choice != AUTO:
+            raise
+        return None
 
 
 def _config(args: argparse.Namespace) -> ServeConfig:

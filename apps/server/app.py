@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import socket as sockets
 from collections.abc import Sequence
 from contextlib import suppress
 from functools import partial
@@ -29,7 +28,9 @@ from apps.server.limits import Gate, Place
 from apps.server.messages import say
 from apps.server.protocol import HEADER, MAX_PAYLOAD_BYTES, PATH, SUBPROTOCOL
 from apps.server.routes import Files, json_response, not_found, refusal, response, upgrade_required
-from apps.server.speech import Speaker, SpeechDesk
+from apps.server.sockets import StrangersFilter, bounded, keep_short
+from apps.server.speech import SpeechDesk
+from apps.speech import Speaker
 from engine.engine import load
 from engine.errors import AvatarError, EngineFullError, OutputNotWritableError
 from engine.pipeline.opening import MOCK
@@ -46,7 +47,6 @@ _CLOSE_S = 2.0
 _WRITE_BYTES = 16 << 10
 """Unsent bytes from which on sending waits. What more is buffered would only be late."""
 
-_NOTSENT_BYTES = 16 << 10
 _LOOK_S = 0.25
 _INFO, _PORTRAITS, _PORTRAIT_ENDING = "/v1/info", "/v1/portraits/", ".jpg"
 
@@ -70,7 +70,7 @@ class AvatarServer:
             pipeline=config.pipeline,
         )
         desk = PortraitDesk(config.portraits, partial(load, config.model, backend, threads=1))
-        self.house = SharedHouse(config, self.worker, desk, SpeechDesk(speaker))
+        self.house = SharedHouse(config, self.worker, desk, SpeechDesk(speaker), self.figures)
         self.files = Files(config.page)
         self._connections: set[Connection] = set()
         self._admitted: WeakKeyDictionary[ServerConnection, Place] = WeakKeyDictionary()
@@ -132,6 +132,7 @@ class AvatarServer:
     async def _listen(self) -> Listener:
         config = self.config
         logger = logging.getLogger(f"{__name__}.socket")
+        logger.addFilter(StrangersFilter())
         logger.addFilter(TokenFilter(config.access.token))
         try:
             return await serve(
@@ -150,6 +151,7 @@ class AvatarServer:
                 close_timeout=_CLOSE_S,
                 server_header=None,
                 logger=logger,
+                create_connection=bounded(config.limits.connections),
             )
         except OSError as error:
             raise OutputNotWritableError(
@@ -206,7 +208,7 @@ class AvatarServer:
         }
 
     async def _serve(self, socket: ServerConnection) -> None:
-        _keep_short(socket)
+        keep_short(socket)
         connection = Connection(socket, self.house, self._admitted.pop(socket, None))
         self._connections.add(connection)
         try:
@@ -232,11 +234,3 @@ def _is_guarded(path: str) -> bool:
 
 def _select_subprotocol(socket: ServerConnection, offered: Sequence[Subprotocol]) -> Subprotocol | None:
     return Subprotocol(SUBPROTOCOL) if SUBPROTOCOL in offered else None
-
-
-def _keep_short(socket: ServerConnection) -> None:
-    """Let the system hold little that is not sent. asyncio has switched Nagle's algorithm off already."""
-    option = getattr(sockets, "TCP_NOTSENT_LOWAT", None)
-    plain = socket.transport.get_extra_info("socket")
-    if option is not None and plain is not None:
-        plain.setsockopt(sockets.IPPROTO_TCP, option, _NOTSENT_BYTES)

@@ -19,6 +19,8 @@ from apps.server.errors import (
     CLOSE_INTERNAL,
     CLOSE_NORMAL,
     CLOSE_PROTOCOL,
+    CLOSE_TRY_LATER,
+    DrainingError,
     HelloExpectedError,
     HelloTimeoutError,
     InternalError,
@@ -70,6 +72,10 @@ _YIELD_EVERY = 16
 """Messages after which others get their turn: a burst of small ones can be read from memory without a pause."""
 
 _ENDED_BY_CLIENT = (CLOSE_NORMAL, CLOSE_GOING_AWAY)
+_BROKEN_BY_CLIENT = (1002, 1003, 1007, 1009)
+"""What the library closes with when it reads what is no WebSocket message, or too large a one."""
+
+_FAILED = "the server failed; see its log"
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,20 +135,23 @@ class Connection:
 
     async def run(self) -> None:
         """Serve until either side closes."""
-        try:
-            opened = await self._open()
-        except AvatarError as error:
-            self._release()
-            await self._close(close_code_of(error) or CLOSE_PROTOCOL, error)
-        except BaseException:
-            self._release()
-            raise
-        else:
+        opening = asyncio.create_task(self._open(), name="server-hello")
+        await asyncio.wait([opening, self._ending], return_when=asyncio.FIRST_COMPLETED)
+        if not opening.done():
+            opening.cancel()
+        (opened,) = await asyncio.gather(opening, return_exceptions=True)
+        if isinstance(opened, Opened):
             await self._serve(opened)
-
-    def _release(self) -> None:
+            return
         if self._place is not None:
             self._place.release()
+        if isinstance(opened, AvatarError):
+            await self._close(close_code_of(opened) or CLOSE_PROTOCOL, opened)
+        elif isinstance(opened, asyncio.CancelledError):
+            await self._close(CLOSE_TRY_LATER, DrainingError("the server is about to stop; connect to another one"))
+        elif not isinstance(opened, ConnectionClosed):
+            _LOG.error("a hello failed", exc_info=opened)
+            await self._close(CLOSE_INTERNAL, InternalError(_FAILED))
 
     async def _open(self) -> Opened:
         """Wait for hello, and for the portrait that it announces. Raises AvatarError or ConnectionClosed."""
@@ -218,16 +227,16 @@ class Connection:
         """Tell the client, as far as it is there, and keep the session or not."""
         if isinstance(why, ReplacedError):
             await self._close(ReplacedError.close_code, why)
-        elif isinstance(why, ConnectionClosed) and self._socket.close_code not in _ENDED_BY_CLIENT:
+        elif isinstance(why, ConnectionClosed) and _was_lost(why):
             self._house.leave(seat)
         else:
             seat.holder = None
             seat.session.finish("closed")
-            await self._say_farewell(outbox, why)
+            last = outbox.leave()
             await self._house.end(seat)
+            await self._say_farewell(last, why)
 
-    async def _say_farewell(self, outbox: Outbox, why: BaseException | None) -> None:
-        last = outbox.leave()
+    async def _say_farewell(self, last: Sequence[str], why: BaseException | None) -> None:
         if isinstance(why, ConnectionClosed):
             return
         if isinstance(why, Leave):
@@ -237,7 +246,7 @@ class Connection:
         else:
             if why is not None:
                 _LOG.error("a connection failed", exc_info=why)
-            await self._close(CLOSE_INTERNAL, InternalError("the server failed; see its log"), last)
+            await self._close(CLOSE_INTERNAL, InternalError(_FAILED), last)
 
     async def _close(self, code: int, error: AvatarError | None, last: Sequence[str] = ()) -> None:
         """Say the last words and close, within a bounded time whatever the peer does."""
@@ -282,9 +291,11 @@ class Connection:
         if media.kind not in (VOICE, LISTENING):
             return
         meter.alive()
-        meter.audio(len(media.payload) / 2 / (media.value or session.deal.rate_hz(media.kind)))
         try:
+            seconds = session.seconds_of(media)
+            meter.audio(seconds)
             session.take_sound(media)
+            session.stats.heard_sound("listening" if media.kind == LISTENING else "voice", seconds)
         except AvatarError as error:
             self._complain(session, error, utterance=media.utterance)
 
@@ -350,6 +361,13 @@ class Connection:
         if close_code_of(error) is not None or isinstance(error, SessionClosedError):
             raise error
         session.complain(error, request_id, utterance)
+
+
+def _was_lost(why: ConnectionClosed) -> bool:
+    """Whether a connection ended without anybody's will."""
+    if why.sent is not None and not why.rcvd_then_sent and why.sent.code in _BROKEN_BY_CLIENT:
+        return False
+    return why.rcvd is None or why.rcvd.code not in _ENDED_BY_CLIENT
 
 
 def _is_cancelled(error: BaseException) -> bool:

@@ -39,7 +39,7 @@ class PortraitDesk:
         self._files = {path.stem: path for path in files}
         self._open_engine = engine
         self._engine: AvatarEngine | None = None
-        self._faces: OrderedDict[tuple[str, int], Face] = OrderedDict()
+        self._faces: OrderedDict[tuple[str, int, bool], Face] = OrderedDict()
         self._thumbnails: dict[str, bytes] = {}
         # One thread: the face finder is not made for several, and nobody's picture may take all cores.
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="visavis-portrait")
@@ -56,20 +56,28 @@ class PortraitDesk:
             raise UnknownPortraitError("there is no portrait of that name; GET /v1/info lists them")
         return name
 
-    async def face(self, name: str, side_px: int, seed: int) -> Face:
-        """Of the library. Raises PortraitError or UnknownPortraitError."""
-        face = self._faces.get((name, side_px))
+    @property
+    def cuts_out(self) -> bool:
+        """Whether the model can show a person without the background; known once a face was asked for."""
+        return self._engine is not None and self._engine.backend.moves_alpha
+
+    async def face(self, name: str, side_px: int, seed: int = 0, alpha: bool = False) -> Face:
+        """Of the library; alpha: without the background. Raises PortraitError or UnknownPortraitError."""
+        key = (name, side_px, alpha)
+        face = self._faces.get(key)
         if face is None:
             path = self._files[self.choose(name)]
-            face = await self._do(lambda: self._open().face(str(path), side_px))
-            self._keep(name, side_px, face)
+            face = await self._do(lambda: self._open().face(str(path), side_px, alpha=alpha))
+            self._keep(key, face)
         return Face(face.reference, face.picture, seed)
 
-    async def uploaded_face(self, data: bytes, side_px: int, seed: int) -> Face:
+    async def uploaded_face(self, data: bytes, side_px: int, seed: int = 0, alpha: bool = False) -> Face:
         """Of a client's picture. Raises PortraitError."""
 
         def look() -> Face:
-            return self._open().face(load_image(data, UPLOAD_LIMITS), side_px, seed)
+            engine = self._open()
+            pixels = load_image(data, UPLOAD_LIMITS)
+            return engine.face(pixels, side_px, seed, alpha)
 
         return await self._do(look)
 
@@ -90,8 +98,8 @@ class PortraitDesk:
             self._engine = self._open_engine()
         return self._engine
 
-    def _keep(self, name: str, side_px: int, face: Face) -> None:
-        self._faces[name, side_px] = face
+    def _keep(self, key: tuple[str, int, bool], face: Face) -> None:
+        self._faces[key] = face
         if len(self._faces) > _KEPT_FACES:
             self._faces.popitem(last=False)
 

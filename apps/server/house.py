@@ -12,7 +12,8 @@ import engine
 from apps.server.config import ServeConfig
 from apps.server.connection import Opened
 from apps.server.desk import PortraitDesk
-from apps.server.errors import BadFieldError, SessionGoneError
+from apps.server.errors import BadFieldError, SessionGoneError, UnsupportedCodecError
+from apps.server.health import Figures
 from apps.server.limits import Meter, Place
 from apps.server.messages import say
 from apps.server.protocol import (
@@ -28,7 +29,7 @@ from apps.server.seats import Seat, Seats
 from apps.server.session import HIGH_MS, LOW_MS, Deal, ServedSession
 from apps.server.speech import SpeechDesk
 from apps.server.stats import Stats
-from apps.server.video import Encoded, Encoder, Pixels, codecs, open_encoder
+from apps.server.video import ENCODERS, RGBA, Encoded, Encoder, Pixels
 from engine.backends.hardware import usable_cores
 from engine.clock import now_us
 from engine.engine import MIN_SIZE_PX, SIZE_STEP_PX
@@ -53,8 +54,10 @@ class _Wanted:
 class SharedHouse:
     """The House of a server."""
 
-    def __init__(self, config: ServeConfig, worker: Worker, desk: PortraitDesk, speech: SpeechDesk) -> None:
-        self.config, self.limits = config, config.limits
+    def __init__(
+        self, config: ServeConfig, worker: Worker, desk: PortraitDesk, speech: SpeechDesk, figures: Figures
+    ) -> None:
+        self.config, self.limits, self.figures = config, config.limits, figures
         self.worker, self.desk, self.speech = worker, desk, speech
         self.seats = Seats(config.grace_s)
         self._encoders = ThreadPoolExecutor(min(MAX_ENCODERS, usable_cores()), thread_name_prefix="visavis-encode")
@@ -67,7 +70,7 @@ class SharedHouse:
         hello_us = now_us()
         wanted = await self._check(hello, upload)
         place.confirm()
-        session = ServedSession(wanted.deal, Stats(hello_us))
+        session = ServedSession(wanted.deal, Stats(hello_us, self.figures))
         seat = Seat(session, place, Meter(self.limits))
         avatar = AvatarSession(self.worker, wanted.face, SessionConfig(keep_up=hello.live), session.on_event)
         await seat.begin(avatar)
@@ -78,6 +81,7 @@ class SharedHouse:
         if place is not None:
             place.release()
         seat = self.seats.take_up(token)
+        self.figures.resumed.add()
         encoder = await self._open_encoder(seat.session.deal)
         return self._opened(seat, encoder, hello, resumed=True)
 
@@ -116,12 +120,15 @@ class SharedHouse:
             "limits": self._limits(),
         }
 
+    def codecs(self) -> list[str]:
+        return [name for name in ENCODERS if name != RGBA or self.desk.cuts_out]
+
     def info(self) -> dict[str, Any]:
         """Of `/v1/info`, but for readiness."""
         return {
             **self.abilities(),
             "portraits": self.desk.names,
-            "codecs": codecs(),
+            "codecs": self.codecs(),
             "size": self.config.size_px,
             "fps": FPS,
         }
@@ -141,14 +148,17 @@ class SharedHouse:
             live=hello.live,
             portrait=None if hello.upload_bytes else self.desk.choose(hello.library),
         )
+        if deal.codec not in [*self.codecs(), "none"]:
+            raise UnsupportedCodecError(f"this server sends {', '.join(self.codecs())} and none", hello.id)
         encoder = await self._open_encoder(deal)
+        alpha = deal.codec == RGBA
         if hello.upload_bytes is None:
             assert deal.portrait is not None
-            return _Wanted(deal, encoder, await self.desk.face(deal.portrait, side_px, hello.seed))
+            return _Wanted(deal, encoder, await self.desk.face(deal.portrait, side_px, hello.seed, alpha))
         if hello.upload_bytes > MAX_UPLOAD_BYTES:
             raise BadFieldError(f"portrait.upload_bytes may be {MAX_UPLOAD_BYTES} at most; reduce the picture")
         data = await upload(hello.upload_bytes)
-        return _Wanted(deal, encoder, await self.desk.uploaded_face(data, side_px, hello.seed))
+        return _Wanted(deal, encoder, await self.desk.uploaded_face(data, side_px, hello.seed, alpha))
 
     def _side_px(self, hello: Hello) -> int:
         side_px = self.config.size_px if hello.video.size is None else hello.video.size
@@ -163,7 +173,7 @@ class SharedHouse:
         if deal.codec == "none":
             return None
         loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._encoders, open_encoder, deal.codec, deal.side_px, deal.quality)
+        return await loop.run_in_executor(self._encoders, ENCODERS[deal.codec], deal.side_px, deal.quality)
 
     def _opened(self, seat: Seat, encoder: Encoder | None, hello: Hello, resumed: bool) -> Opened:
         deal = seat.session.deal

@@ -21,7 +21,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
 from apps.server.errors import SlowReaderError
-from apps.server.protocol import AUDIO, CONFIGURATION, KEY_FRAME, VIDEO, Media
+from apps.server.protocol import AUDIO, CONFIGURATION, FROZEN, KEY_FRAME, VIDEO, Media
 from apps.server.stats import Stats
 from apps.server.video import Encoded, Pixels
 from engine.clock import MICROSECONDS, now_us
@@ -100,7 +100,7 @@ class Outbox:
         pictures = [one for one in self._waiting if one.image is not None]
         for late in pictures[:-MAX_PICTURES]:
             late.image = None
-            self._stats.dropped += 1
+            self._stats.dropped_picture()
         if len(self._waiting) > MAX_FRAMES:
             gone = self._waiting.popleft()
             self._waiting[0].before[:0] = gone.before + gone.after
@@ -212,7 +212,7 @@ class Outbox:
         flags = frame.flags | (KEY_FRAME if encoded.key else 0)
         self._videos += 1
         await self._transmit(self._media(VIDEO, frame, flags, self._videos - 1, encoded.payload))
-        self._stats.sent(now_us(), now_us() - frame.left_engine_us)
+        self._stats.sent(now_us(), now_us() - frame.left_engine_us, bool(flags & FROZEN))
 
     async def _say_all(self, marks: list[Mark]) -> None:
         for mark in marks:
@@ -228,4 +228,4 @@ class Outbox:
         self._sending_since_us = now_us()
         await self._send(message)
         self._sending_since_us = None
-        self._stats.bytes += len(message)
+        self._stats.transmitted(len(message))

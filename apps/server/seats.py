@@ -9,6 +9,7 @@ from typing import Protocol
 from apps.server.errors import SessionGoneError
 from apps.server.limits import Meter, Place
 from apps.server.session import ServedSession
+from engine.clock import now_us
 from engine.session import AvatarSession
 
 
@@ -36,7 +37,11 @@ class Seat:
         """Raises EngineFullError or WorkerLostError; then nothing is left."""
         self._avatar = avatar
         self.session.show(avatar)
-        await avatar.start()
+        try:
+            await avatar.start()
+        except BaseException:
+            await avatar.aclose()
+            raise
         self.shown = asyncio.create_task(self.session.run(), name=f"server-session-{self.id}")
 
     async def aclose(self, reason: str = "closed") -> None:
@@ -50,6 +55,8 @@ class Seat:
                 await asyncio.gather(self.shown, return_exceptions=True)
         finally:
             self.place.release()
+            if avatar is not None:
+                self.session.stats.ended(now_us())
 
 
 class Seats:

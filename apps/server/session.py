@@ -26,7 +26,6 @@ from apps.server.protocol import (
     MIN_RATE_HZ,
     START_OF_UTTERANCE,
     STATE_SHIFT,
-    VOICE,
     ExpressionSet,
     Interrupt,
     Media,
@@ -69,10 +68,6 @@ class Deal:
     listening_rate_hz: int
     live: bool
     portrait: str | None
-
-    def rate_hz(self, kind: int) -> int:
-        """Of sound messages that do not say it."""
-        return self.listening_rate_hz if kind == LISTENING else self.voice_rate_hz
 
 
 class ServedSession:
@@ -127,15 +122,20 @@ class ServedSession:
 
     # What the client asks for.
 
-    def take_sound(self, media: Media) -> None:
-        """A voice or listening message. Raises AudioFormatError or AudioBufferFullError."""
+    def seconds_of(self, media: Media) -> float:
+        """How long the sound of a voice or listening message is. Raises AudioFormatError."""
         if len(media.payload) % 2:
             raise AudioFormatError(f"{len(media.payload)} bytes are no whole number of 16-bit samples")
-        if media.value and not MIN_RATE_HZ <= media.value <= MAX_RATE_HZ:
-            raise AudioFormatError(f"a rate of {media.value} Hz is outside {MIN_RATE_HZ} to {MAX_RATE_HZ} Hz")
+        rate_hz = self._rate_hz(media)
+        if not MIN_RATE_HZ <= rate_hz <= MAX_RATE_HZ:
+            raise AudioFormatError(f"a rate of {rate_hz} Hz is outside {MIN_RATE_HZ} to {MAX_RATE_HZ} Hz")
+        return len(media.payload) / 2 / rate_hz
+
+    def take_sound(self, media: Media) -> None:
+        """What `seconds_of` has found good. Raises AudioBufferFullError."""
         if media.kind == LISTENING:
-            self.avatar.push_listening_audio(media.payload, media.value or self.deal.rate_hz(LISTENING))
-        elif media.kind == VOICE:
+            self.avatar.push_listening_audio(media.payload, self._rate_hz(media))
+        else:
             self._take_voice(media)
 
     def start(self, wish: UtteranceStart) -> None:
@@ -164,6 +164,7 @@ class ServedSession:
         }
         self._event("interrupted", fields, wish.id)
         if cuts:
+            self.stats.interrupted(now_us())
             self._cut("interrupted")
 
     def set_state(self, wish: StateSet) -> None:
@@ -201,6 +202,7 @@ class ServedSession:
             while one.held:
                 pcm, rate_hz = one.held.pop(0)
                 one.turn_id = self.avatar.push_audio(pcm, rate_hz)
+                one.began_us = one.began_us or now_us()
             if one.complete:
                 one.handed_over = True
                 if one.turn_id:
@@ -247,9 +249,14 @@ class ServedSession:
             last = self.avatar.presenter.last
             self._ended_turns.append((last.pts_us if last else 0, event.turn_id, event.complete))
         elif event.kind in _NOTICES:
+            if event.kind == EventKind.WORKER_LOST:
+                self.stats.lost_worker()
             self.say(say("notice", kind=event.kind.value, detail=event.detail))
 
     # Inside.
+
+    def _rate_hz(self, media: Media) -> int:
+        return media.value or (self.deal.listening_rate_hz if media.kind == LISTENING else self.deal.voice_rate_hz)
 
     def _take_voice(self, media: Media) -> None:
         one = self.utterances.takes(media.utterance)
@@ -259,7 +266,7 @@ class ServedSession:
             return
         if media.payload:
             self._check_held(len(media.payload))
-            one.held.append((bytes(media.payload), media.value or self.deal.rate_hz(VOICE)))
+            one.held.append((bytes(media.payload), self._rate_hz(media)))
             self.hand_over()
         if media.flags & LAST_PART:
             self.complete(one)
@@ -343,6 +350,7 @@ class ServedSession:
         if one.started or not self.utterances.is_live(one.number):
             return None
         one.started = True
+        self.stats.answered(now_us() - one.began_us)
         return self.journal.note("playback.started", {"utterance": one.number, "pts_us": pts_us})
 
     def _turn_over(self, turn_id: int, whole: bool, pts_us: int) -> str | None:
@@ -369,6 +377,7 @@ class ServedSession:
 
     def complain(self, error: AvatarError, request_id: RequestId = None, utterance: int = 0) -> None:
         """Tell the client of an error after which the session goes on."""
+        self.stats.complained(error.code)
         self.say(error_text(error, fatal=False, request_id=request_id, utterance=utterance))
 
 

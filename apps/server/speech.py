@@ -4,34 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Protocol
-
-import numpy as np
-from numpy.typing import NDArray
 
 from apps.server.errors import SpeechBusyError, SpeechFailedError, SpeechUnavailableError
 from apps.server.protocol import Speak
 from apps.server.session import ServedSession
 from apps.server.utterances import Utterance
+from apps.speech import Speaker
 from engine.errors import ArgumentError, AvatarError
 
 _LOG = logging.getLogger(__name__)
 
 MAX_WAITING = 4
 """Texts of one session."""
-
-
-class Speaker(Protocol):
-    """What speaks. `say` blocks; it raises AvatarError."""
-
-    @property
-    def voices(self) -> Sequence[str]: ...
-
-    def say(self, text: str, voice: str) -> tuple[NDArray[np.int16], int]:
-        """Samples [N], and their rate in Hz."""
-        ...
 
 
 class SpeechDesk:

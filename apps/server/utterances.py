@@ -15,8 +15,8 @@ from apps.server.messages import Finish
 @dataclass(slots=True)
 class Utterance:
     """complete: no more sound comes from the client. being_made: a text whose sound is not there yet. held: sound and
-    its rate in Hz that waits for that of an earlier utterance. handed_over: the engine has all of it. started: its
-    first frame was sent. samples: of it that were sent, at 16 kHz.
+    its rate in Hz that waits for that of an earlier utterance. handed_over: the engine has all of it. began_us: when
+    it had the first. started: its first frame was sent. samples: of it that were sent, at 16 kHz.
     """
 
     number: int
@@ -25,6 +25,7 @@ class Utterance:
     being_made: bool = False
     held: list[tuple[bytes, int]] = field(default_factory=list)
     handed_over: bool = False
+    began_us: int = 0
     started: bool = False
     samples: int = 0
 
@@ -64,11 +65,11 @@ class Utterances:
 
     def begin(self, number: int) -> Utterance:
         """A new one; 0 for the next number. The one before must be complete. Raises UtteranceOrderError."""
-        assert self.open is None, "an utterance opens before the one before it is complete"
         if not self.is_new(number):
             raise UtteranceOrderError(
                 f"utterance {number} cannot be opened, since {self._newest} was; numbers rise, or are 0"
             )
+        assert self.open is None, "an utterance opens before the one before it is complete"
         self._newest = number or self._newest + 1
         one = self._live[self._newest] = Utterance(self._newest)
         return one

@@ -18,11 +18,13 @@ from av.video.frame import PictureType
 from av.video.reformatter import ColorRange, Colorspace, VideoReformatter
 from numpy.typing import NDArray
 
-from apps.server.errors import UnsupportedCodecError
 from apps.server.fmp4 import TIME_SCALE, Fragments, codec_string, init_segment
 from engine.types import FPS, FRAME_US
 
 Pixels = NDArray[np.uint8]
+
+RGBA = "rgba"
+"""The one codec that wants pictures with alpha."""
 
 _KEY_EVERY_FRAMES = 10 * FPS
 _BT709 = 1
@@ -46,18 +48,6 @@ class Encoder(Protocol):
     def encode(self, image: Pixels, pts_us: int, key: bool) -> Encoded:
         """RGB uint8 [H, W, 3], or with alpha [H, W, 4] for `rgba`. key: a key frame is wanted."""
         ...
-
-
-def open_encoder(codec: str, side_px: int, quality: int) -> Encoder:
-    """quality: 1 to 100. Raises UnsupportedCodecError."""
-    opener = _OPENERS.get(codec)
-    if opener is None:
-        raise UnsupportedCodecError(f"this server sends no {codec!r}; it sends {', '.join([*_OPENERS, 'none'])}")
-    return opener(side_px, quality)
-
-
-def codecs() -> list[str]:
-    return list(_OPENERS)
 
 
 class _Jpeg:
@@ -140,10 +130,11 @@ class _FragmentedMp4(_H264):
         return Encoded(self._fragments.fragment(unit, pts_us, FRAME_US, is_key), is_key)
 
 
-_OPENERS: Mapping[str, Callable[[int, int], Encoder]] = {
+ENCODERS: Mapping[str, Callable[[int, int], Encoder]] = {
     "h264": _H264,
     "fmp4": _FragmentedMp4,
     "jpeg": lambda side_px, quality: _Jpeg(quality),
     "rgb24": lambda side_px, quality: _Raw(),
-    "rgba": lambda side_px, quality: _Raw(),
+    RGBA: lambda side_px, quality: _Raw(),
 }
+"""By codec: opened for pictures of so many pixels a side, and a quality from 1 to 100."""

@@ -164,7 +164,7 @@ export class Avatar {
   request(message) {
     return this.#ask(message, (text, refuse) => {
       if (!this.#transmit(text)) refuse(lost());
-    });
+    }, ANSWER_MS);
   }
 
   /**
@@ -252,10 +252,12 @@ export class Avatar {
     return true;
   }
 
-  #ask(message, transmit) {
+  /** An answer that is not there within answer_ms is an error; 0: the message may wait for its turn. */
+  #ask(message, transmit, answer_ms = 0) {
     const id = ++this.#ids;
     const answer = new Promise((answer, refuse) => {
-      const timer = setTimeout(() => this.#answer({ type: "error", id, ...timeout(message.type) }), ANSWER_MS);
+      const late = () => this.#answer({ type: "error", id, ...timeout(message.type) });
+      const timer = answer_ms ? setTimeout(late, answer_ms) : null;
       this.#asked.set(id, { answer, refuse, timer });
       transmit(JSON.stringify({ ...message, id }), (error) => this.#answer({ ...plain(error), type: "error", id }));
     });
