@@ -39,7 +39,7 @@ MIDDLE = """(() => {{
   const {{ x, y, width, height }} = element.getBoundingClientRect();
   return [x + width / 2, y + height / 2];
 }})()"""
-START_SECONDS, REPLY_SECONDS = 30.0, 30.0
+START_SECONDS, REPLY_SECONDS = 60.0, 60.0
 
 
 def find() -> str | None:
@@ -92,7 +92,7 @@ class Page:
             raise RuntimeError(details.get("exception", {}).get("description") or details["text"])
         return answer["result"].get("value")
 
-    def until(self, expression: str, seconds: float = 15.0) -> Any:
+    def until(self, expression: str, seconds: float = 40.0) -> Any:
         """The first truthy value of an expression. Raises TimeoutError with what the console said."""
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:

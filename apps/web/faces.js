@@ -32,15 +32,18 @@ export class Faces {
     addEventListener("paste", ({ clipboardData }) => clipboardData.files[0] && this.take(clipboardData.files[0]));
   }
 
-  /** Show the library: `names`, and `picture(name)` that gives a Blob. */
-  async show(names, picture, preferred) {
+  /** Show the library: `names`, and `fetched(name)` that gives a Blob in time. */
+  show(names, fetched, preferred) {
     this.#grid.replaceChildren(...names.map((name) => this.#button(name)), this.#addButton());
     const first = names.includes(preferred) ? preferred : names[0];
     if (!first) return;
     if (!this.chosen) this.#choose(this.#grid.querySelector(`[data-name="${CSS.escape(first)}"]`), false);
-    // The one that is chosen first, since it is shown large.
-    await this.#load(first, picture);
-    await Promise.all(names.filter((name) => name !== first).map((name) => this.#load(name, picture)));
+    this.#loadAll([first, ...names.filter((name) => name !== first)], fetched);
+  }
+
+  /** One at a time, since the server has to find each face. */
+  async #loadAll(names, fetched) {
+    for (const name of names) await this.#load(name, fetched);
   }
 
   /** One's own picture: looked at, made smaller where it is too large, and chosen. */

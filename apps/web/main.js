@@ -88,7 +88,7 @@ async function showFaces() {
   const { url, token } = address();
   const picture = (name) => thumbnail(url, name, token);
   const { portraits, expressions } = await info(url, token).catch(() => ({ portraits: [], expressions: [] }));
-  await faces.show(portraits, picture, wanted.get("portrait") ?? remember("portrait"));
+  faces.show(portraits, picture, wanted.get("portrait") ?? remember("portrait"));
   if (!room.live) mood.show(expressions);
 }
 
