@@ -6,7 +6,7 @@ import { codecs } from "./pictures.js";
 
 /** [{name, verdict: "good" | "warn" | "bad", advice}]; `room` tells about the session there is, if any. */
 export async function checkup({ url, token, room }) {
-  return Promise.all([secure(), server(url, token), socket(room), picture(room), loudspeaker(room), microphone()]);
+  return Promise.all([secure(), server(url, token, room), socket(room), picture(room), loudspeaker(room), microphone()]);
 }
 
 function secure() {
@@ -19,12 +19,12 @@ function secure() {
   };
 }
 
-async function server(url, token) {
+async function server(url, token, room) {
   const name = "Server";
   try {
     const { model, backend, sessions, capacity, ready } = await info(url, token);
     if (!ready) return { name, verdict: "warn", advice: "It is still starting. Wait a moment, then check again." };
-    const verdict = sessions >= capacity ? "warn" : "good";
+    const verdict = sessions >= capacity && !room.live ? "warn" : "good";
     return { name, verdict, advice: `Model ${model} on ${backend}; ${sessions} of ${capacity} places taken.` };
   } catch (error) {
     return { name, verdict: "bad", advice: adviceFor(error) };
@@ -34,7 +34,7 @@ async function server(url, token) {
 async function socket(room) {
   const name = "WebSocket";
   const { avatar } = room;
-  if (room.phase !== "live") return { name, verdict: "warn", advice: "Not connected now, so not tried." };
+  if (!room.live) return { name, verdict: "warn", advice: "Not connected now, so not tried." };
   let round_ms;
   try {
     const begun_ms = performance.now();

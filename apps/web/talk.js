@@ -47,7 +47,7 @@ export class Talk {
     const { mic, text, say, file, stop } = this.#ui;
     for (const each of [mic, file, stop]) each.disabled = !live;
     for (const each of [text, say]) each.disabled = !speech;
-    text.placeholder = live && !speech ? "This server has no text to speech" : "Type what they should say";
+    text.placeholder = live && !speech ? "No text to speech here" : "Let them say…";
     if (!live) this.quiet();
   }
 
