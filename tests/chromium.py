@@ -186,7 +186,7 @@ class Chromium:
             while (answer := json.loads(control.recv(timeout=REPLY_SECONDS))).get("id") != 1:
                 pass
         target = answer["result"]["targetId"]
-        page = Page(connect(f"ws://127.0.0.1:{self._port}/devtools/page/{target}", max_size=None))
+        page = Page(connect(f"ws://127.0.0.1:{self._port}/devtools/page/{target}", max_size=None, ping_interval=None))
         self._pages.append(page)
         return page
 

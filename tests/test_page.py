@@ -1,7 +1,7 @@
 """The web page in a real browser, against a real server with the mock model.
 
-VISAVIS_PAGE_SECONDS: how long picture and sound are watched (default 4); 60 for the figure that is published. When it is
-set, the promised limits hold as they are; otherwise three times as much, for busy machines.
+VISAVIS_PAGE_SECONDS: how long picture and sound are watched (default 4); 60 for the figure that is published. When it
+is set, the promised limits hold as they are; otherwise three times as much, for busy machines.
 VISAVIS_PAGE_PICTURES: a folder for screenshots.
 """
 
@@ -47,9 +47,23 @@ globalThis.WebSocket = class extends WebSocket { constructor(...given) { super(.
 
 
 @pytest.fixture(scope="module")
-def server() -> Iterator[str]:
-    """The page's address."""
-    command = [sys.executable, "-m", "apps.cli", "serve", "--model", "mock", "--port", "0", "--json"]
+def voice(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The demo speech as a WAV file."""
+    path = tmp_path_factory.mktemp("voice") / "voice.wav"
+    sound = read_sound(SPEECH)
+    with wave.open(str(path), "wb") as file:
+        file.setnchannels(1)
+        file.setsampwidth(2)
+        file.setframerate(sound.track_rate_hz)
+        file.writeframes(sound.track.tobytes())
+    return path
+
+
+@pytest.fixture(scope="module")
+def server(voice: Path) -> Iterator[str]:
+    """The page's address. Whatever text the server is given, it says the demo speech."""
+    options = ["--model", "mock", "--port", "0", "--sessions", "4", "--speech", f"cat {voice}", "--json"]
+    command = [sys.executable, "-m", "apps.cli", "serve", *options]
     paths = os.pathsep.join([str(ROOT), str(ROOT / "apps" / "api")])
     with subprocess.Popen(
         command, cwd=ROOT, env={**os.environ, "PYTHONPATH": paths}, stdout=subprocess.PIPE
@@ -60,21 +74,14 @@ def server() -> Iterator[str]:
 
 
 @pytest.fixture(scope="module")
-def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[chromium.Chromium]:
+def browser(voice: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[chromium.Chromium]:
     """Its microphone hears the demo speech over and over."""
-    folder = tmp_path_factory.mktemp("chromium")
-    sound = read_sound(SPEECH)
-    with wave.open(str(folder / "voice.wav"), "wb") as file:
-        file.setnchannels(1)
-        file.setsampwidth(2)
-        file.setframerate(sound.track_rate_hz)
-        file.writeframes(sound.track.tobytes())
     flags = (
         "--use-fake-device-for-media-stream",
         "--use-fake-ui-for-media-stream",
-        f"--use-file-for-fake-audio-capture={folder / 'voice.wav'}",
+        f"--use-file-for-fake-audio-capture={voice}",
     )
-    with chromium.Chromium(folder / "profile", *flags) as running:
+    with chromium.Chromium(tmp_path_factory.mktemp("chromium"), *flags) as running:
         yield running
 
 
@@ -155,6 +162,19 @@ def test_push_to_talk_ends_with_the_key(server: str, page: chromium.Page) -> Non
     page.key("keyUp", " ", "Space")
     page.until("document.querySelector('#mic').ariaPressed === 'false'")
     page.until("visavis.room.doing !== 'listening'")
+
+
+def test_a_text_is_spoken_with_a_caption_until_it_is_interrupted(server: str, page: chromium.Page) -> None:
+    enter(page, server)
+    page.click("#text")
+    page.send("Input.insertText", text="Good morning. Shall we begin?")
+    page.click("#say")
+    page.until("visavis.room.doing === 'speaking'")
+    assert "Shall we begin?" in page.until("document.querySelector('#caption').textContent")
+    photograph(page, "caption")
+    page.click("#stop")
+    page.until("document.querySelector('#caption').hidden")
+    page.until("visavis.room.doing !== 'speaking'")
 
 
 def test_a_sound_file_is_spoken(server: str, page: chromium.Page) -> None:
