@@ -4,6 +4,7 @@ const MOST_SIDE_PX = 2048;
 const MOST_BYTES = 8 * 1024 * 1024;
 const SOFT_BELOW_PX = 256;
 const JPEG_QUALITY = 0.92;
+const RETRY_MS = 3000;
 
 /** onchosen({portrait: name or Blob, label}) is called for each choice of the user. */
 export class Faces {
@@ -43,7 +44,12 @@ export class Faces {
 
   /** One at a time, since the server has to find each face. */
   async #loadAll(names, fetched) {
-    for (const name of names) await this.#load(name, fetched);
+    const missed = [];
+    for (const name of names) if (!(await this.#load(name, fetched))) missed.push(name);
+    if (!missed.length) return;
+    // A server that has just begun may be too busy.
+    await new Promise((done) => setTimeout(done, RETRY_MS));
+    for (const name of missed) await this.#load(name, fetched);
   }
 
   /** One's own picture: looked at, made smaller where it is too large, and chosen. */
@@ -52,6 +58,7 @@ export class Faces {
     const { blob, warning, url } = await prepare(file);
     this.warn(warning, !blob);
     if (!blob) return;
+    URL.revokeObjectURL(this.#own?.querySelector("img").src);
     this.#own?.remove();
     this.#own = this.#button("Your picture", blob, url);
     this.#grid.prepend(this.#own);
@@ -91,14 +98,17 @@ export class Faces {
     return button;
   }
 
+  /** Whether there is a picture now. */
   async #load(name, fetched) {
     const button = this.#grid.querySelector(`[data-name="${CSS.escape(name)}"]`);
     try {
       button.append(picture(URL.createObjectURL(await fetched(name))));
     } catch (error) {
       console.warn(`no picture of ${name}:`, error.message);
+      return false;
     }
     if (button === this.chosen?.button) this.#show(button);
+    return true;
   }
 
   #choose(button, byUser = true) {

@@ -58,9 +58,9 @@ export class Figures {
     this.#utterance = this.shown = 0;
   }
 
-  /** An answer is wanted from now on: the first sound, or a text, of an utterance goes out. */
-  asked() {
-    this.#asked_ms ??= performance.now();
+  /** Since when an answer is wanted: when the first sound, or the text, of an utterance went out. */
+  asked(at_ms = performance.now()) {
+    this.#asked_ms ??= at_ms;
   }
 
   /** What `Screen.onshown` gives, and how many ms of media wait. */

@@ -48,7 +48,7 @@ const talk = new Talk(
   room,
   {
     mic: $("mic"), micLabel: $("mic-label"), micValue: $("mic-value"), micWarning: $("mic-warning"), device: $("device"), hold: $("hold"),
-    roles: document.querySelectorAll("[name=role]"), role: () => document.querySelector("[name=role]:checked"), meter: showLevel,
+    roles: document.querySelectorAll("[name=role]"), role: () => document.querySelector("[name=role]:checked"), meter: $("meter"), meterBar: $("meter-bar"),
     dock: $("dock"), text: $("text"), say: $("say"), file: $("file"), fileInput: $("file-input"), stop: $("stop"),
   },
   (text, bad = false) => {
@@ -90,15 +90,6 @@ async function showFaces() {
   const { portraits, expressions } = await info(url, token).catch(() => ({ portraits: [], expressions: [] }));
   faces.show(portraits, picture, wanted.get("portrait") ?? remember("portrait"));
   if (!room.live) mood.show(expressions);
-}
-
-function showLevel(level) {
-  const canvas = $("meter-bar");
-  const paper = canvas.getContext("2d");
-  paper.clearRect(0, 0, canvas.width, canvas.height);
-  paper.fillStyle = getComputedStyle(canvas).getPropertyValue(level > 0.95 ? "--alarm" : "--accent");
-  paper.fillRect(0, 0, canvas.width * level, canvas.height);
-  $("meter").setAttribute("aria-valuenow", String(Math.round(level * 100)));
 }
 
 function check() {
@@ -153,6 +144,11 @@ function wire() {
   addEventListener("blur", () => talk.release());
   addEventListener("pointerdown", () => room.live && room.player.sound.resume());
   addEventListener("pagehide", () => room.leave());
+  // Whoever points does not mean to leave the Space key with what was pointed at.
+  addEventListener("click", (event) => {
+    const { activeElement } = document;
+    if (event.detail && activeElement.matches("button, summary, [type=radio], [type=checkbox], [type=range]")) activeElement.blur();
+  });
   room.addEventListener("phase", onPhase);
   room.addEventListener("message", ({ detail }) => {
     if (detail.type === "draining") $("hint").textContent = `The server stops in ${detail.seconds} s.`;
@@ -166,10 +162,11 @@ function onPhase({ detail: { phase, error } }) {
   $("connection-value").textContent = phase === "live" ? "" : $("status-text").textContent;
   $("connect").textContent = phase === "off" ? "Connect" : "Connect again";
   if (phase === "live") {
+    $("hint").textContent = "";
     mood.show(room.avatar.welcome.expressions);
     const mic = wanted.get("mic");
     if (mic) document.querySelector(`[name=role][value=${mic === "speak" ? "speak" : "listen"}]`).checked = true;
-    if (mic) talk.press();
+    if (mic && !talk.talking) talk.press();
   }
   if (/face|image|portrait/.test(error?.code ?? "")) faces.warn(error.message);
   // Nobody is there to press a button.

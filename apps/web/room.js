@@ -74,8 +74,9 @@ export class Room extends EventTarget {
 
   /** Raises RefusedError. */
   async say(text) {
-    this.figures.asked();
+    const asked_ms = performance.now();
     const { utterance } = await this.avatar.speak(text);
+    this.figures.asked(asked_ms);
     this.#tell("asked", { utterance, text });
   }
 

@@ -36,6 +36,10 @@ export class Talk {
     return this.#ui.hold.checked;
   }
 
+  get talking() {
+    return this.#talking;
+  }
+
   get speaks() {
     return this.#ui.role().value === "speak";
   }
@@ -48,7 +52,8 @@ export class Talk {
     for (const each of [mic, file, stop]) each.disabled = !live;
     for (const each of [text, say]) each.disabled = !speech;
     text.placeholder = live && !speech ? "No text to speech here" : "Let them say…";
-    if (!live) this.quiet();
+    // What is being brought back goes on as it was.
+    if (!live && this.#room.phase !== "resuming") this.quiet();
   }
 
   interrupt() {
@@ -105,6 +110,8 @@ export class Talk {
       if (this.hold) mic.setPointerCapture(event.pointerId);
       this.press();
     };
+    // A long touch asks for a menu.
+    mic.oncontextmenu = (event) => event.preventDefault();
     mic.onpointerup = mic.onpointercancel = () => this.release();
     // A click without a pointer comes from the keyboard or a screen reader.
     mic.onclick = (event) => event.detail === 0 && (this.hold && this.#talking ? this.release() : this.press());
@@ -184,7 +191,8 @@ export class Talk {
 
   #level(level) {
     this.#ui.mic.style.setProperty("--level", level.toFixed(2));
-    this.#ui.meter(level);
+    this.#ui.meterBar.style.transform = `scaleX(${level.toFixed(3)})`;
+    this.#ui.meter.setAttribute("aria-valuenow", String(Math.round(level * 100)));
   }
 
   #fault(text) {
