@@ -34,7 +34,7 @@ from engine.session import Interrupted
 from engine.types import FRAME_US, SAMPLE_RATE_HZ, VideoFrame
 
 EXAMPLES = Path(__file__).resolve().parent.parent / "apps" / "examples"
-PATIENCE_S = 20.0
+PATIENCE_S = 60.0
 
 
 class Parrot:
@@ -293,7 +293,7 @@ def test_no_more_sound_is_under_way_than_the_server_wants() -> None:
                 if isinstance(message, bytes):
                     got += (len(message) - HEADER.size) // 2
                     enough.set()
-                    if got == 3 * SAMPLE_RATE_HZ:
+                    if got == 2 * SAMPLE_RATE_HZ:
                         # So much of it is heard: room for as much more.
                         await socket.send(Media(AUDIO, utterance=1, value=got, payload=bytes(1_280)).to_bytes())
 
@@ -302,9 +302,7 @@ def test_no_more_sound_is_under_way_than_the_server_wants() -> None:
                 avatar.push_audio(tone(1.0))
             await enough.wait()
             await asyncio.sleep(0.3)
-            # One message beyond the mark, then, after word of progress, as much again.
-            assert got == 5 * SAMPLE_RATE_HZ or got == 2 * SAMPLE_RATE_HZ, got
-            assert got <= 5 * SAMPLE_RATE_HZ
+            assert got == 4 * SAMPLE_RATE_HZ, "one second is wanted ahead of what was heard, and one more is on its way"
 
     run(talk())
 
