@@ -1,0 +1,54 @@
+"""One server with the wire shapes of Simli, LiveAvatar LITE and bitHuman, and WebRTC for anybody.
+
+Their paths do not meet, so one port serves them all. `visavis plugs` starts it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from apps.plugs.desk import Desk, Settings, errors, guard, is_loopback
+from apps.plugs.given import needs
+from engine.errors import ArgumentError
+
+try:
+    from aiohttp import web
+except ImportError as error:
+    raise needs("webrtc", error) from error
+
+DEFAULT_PORT = 8766
+LARGEST_BODY = 16 << 20
+SHUTDOWN_S = 2.0
+
+
+def application(desk: Desk) -> web.Application:
+    """All routes, behind the checks that are the same for all."""
+    from apps.plugs import bithuman, calls, liveavatar, simli
+
+    app = web.Application(middlewares=[errors, guard(desk.settings)], client_max_size=LARGEST_BODY)
+    for shape in (simli, liveavatar, bithuman, calls):
+        app.add_routes(shape.routes(desk))
+    return app
+
+
+@asynccontextmanager
+async def serving(settings: Settings, host: str = "127.0.0.1", port: int = DEFAULT_PORT) -> AsyncIterator[int]:
+    """Serve while the block runs; gives the port. Port 0 takes any free one.
+
+    Raises ArgumentError where others could reach a server that has no token, or when the port is taken.
+    """
+    if settings.token is None and not is_loopback(host):
+        raise ArgumentError(f"{host} can be reached by others; give a token with --token, or keep to 127.0.0.1")
+    desk = Desk(settings)
+    runner = web.AppRunner(application(desk), access_log=None, shutdown_timeout=SHUTDOWN_S)
+    await runner.setup()
+    try:
+        try:
+            await web.TCPSite(runner, host, port).start()
+        except OSError as error:
+            raise ArgumentError(f"port {port} of {host} cannot be used: {error.strerror}; choose another") from error
+        yield int(runner.addresses[0][1])
+    finally:
+        await desk.aclose()
+        await runner.cleanup()
