@@ -66,6 +66,8 @@ class Participant:
     async def perform_rpc(self, *, destination_identity: str, method: str, payload: str) -> Any:
         other = self.room.remote_participants[destination_identity]
         other.called.append((method, payload))
+        if method not in other._rpc_handlers:
+            raise rtc.RpcError(rtc.RpcError.ErrorCode.UNSUPPORTED_METHOD, method)
         return other._rpc_handlers[method](rtc.RpcInvocationData("1", self.identity, payload, 10.0, method))
 
     async def stream_bytes(

@@ -15,7 +15,7 @@ from apps.plugs.avatar import Source
 PORTRAIT = Path(__file__).resolve().parent.parent / "assets" / "portraits" / "anna.jpg"
 MOCK = Source(portrait=PORTRAIT, model="mock", size=128)
 
-PATIENCE_S = 20.0
+PATIENCE_S = 60.0
 """What a busy machine may take; nothing that works takes a tenth of it."""
 
 
