@@ -25,12 +25,13 @@ from engine.backends.base import REFERENCE_PX, Backend, Floats
 from engine.backends.registry import check_name
 from engine.bundle import AUTO, find_bundle
 from engine.direction import expression_vector
-from engine.errors import ArgumentError, AudioEmptyError, AvatarError
+from engine.errors import ArgumentError, AudioEmptyError, AvatarError, BackendUnavailableError
 from engine.events import SessionEvent
 from engine.pipeline.chain import Piece, run_chain
 from engine.pipeline.opening import MOCK, open_line
 from engine.pipeline.plan import Plan, read_plan
 from engine.portrait.loading import ImageSource
+from engine.portrait.matte import cut_out
 from engine.portrait.planes import to_planes
 from engine.portrait.portrait import Portrait, open_portrait
 from engine.session import AvatarSession, SessionConfig
@@ -131,15 +132,17 @@ class AvatarEngine:
         *,
         size: int = DEFAULT_SIZE_PX,
         seed: int = 0,
+        alpha: bool = False,
         config: SessionConfig | None = None,
         on_event: Callable[[SessionEvent], None] | None = None,
     ) -> AsyncIterator[AvatarSession]:
         """A live conversation with this person; see engine.session. The first one warms the model up, a second or two.
 
-        size: side of the square frames. Raises PortraitError, ArgumentError, or EngineFullError when this machine can
-        sustain no more sessions.
+        size: side of the square frames. alpha: without the background, as RGBA. Raises PortraitError, ArgumentError,
+        BackendUnavailableError when the backend knows no alpha, or EngineFullError when this machine can sustain no
+        more sessions.
         """
-        face = self.face(portrait, size, seed)
+        face = self.face(portrait, size, seed, alpha)
         async with AvatarSession(await self.worker(size), face, config, on_event) as session:
             yield session
 
@@ -161,11 +164,20 @@ class AvatarEngine:
         await worker.start()
         return worker
 
-    def face(self, portrait: ImageSource | Portrait, size: int = DEFAULT_SIZE_PX, seed: int = 0) -> Face:
-        """What a worker shows of a portrait. Raises PortraitError or ArgumentError."""
+    def face(
+        self, portrait: ImageSource | Portrait, size: int = DEFAULT_SIZE_PX, seed: int = 0, alpha: bool = False
+    ) -> Face:
+        """What a worker shows of a portrait; alpha: cut out of its background, which takes half a second. Raises
+        PortraitError, ArgumentError, or BackendUnavailableError when the backend knows no alpha.
+        """
         _check_size(size)
+        if alpha and not self.backend.moves_alpha:
+            raise BackendUnavailableError(
+                f"the {self.backend.name} backend cannot leave the background out; load the model with another one"
+            )
         opened = portrait if isinstance(portrait, Portrait) else self.open_portrait(portrait)
-        return Face(to_planes(opened.crop(REFERENCE_PX)), to_planes(opened.crop(size)), seed)
+        picture = opened.crop(size)
+        return Face(to_planes(opened.crop(REFERENCE_PX)), to_planes(cut_out(picture) if alpha else picture), seed)
 
     def open_portrait(self, source: ImageSource) -> Portrait:
         """Read a picture and find its face, with the model's own face-point network if it has one."""

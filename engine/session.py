@@ -119,7 +119,7 @@ class AvatarSession:
         voice = AudioLane(config.buffer_seconds, keep_up_frames=5 if config.keep_up else None, probability=own)
         self._timeline = Timeline(voice, partner)
         self._presenter = Presenter(config.paced, self._shown)
-        watchdog = DriftWatchdog(to_pixels(self._face.picture[0]), config.drift)
+        watchdog = DriftWatchdog(to_pixels(self._face.picture[0, :3]), config.drift)
         self._director = Director(self._timeline, self._presenter, self._worker, self._face, watchdog, self._tell)
         await self._director.open()
         loop = asyncio.get_running_loop()
@@ -269,6 +269,11 @@ class AvatarSession:
     def watchdog(self) -> DriftWatchdog:
         self._started()
         return self._director.watchdog
+
+    @property
+    def buffered_ms(self) -> int:
+        """Sound that was pushed and that no frame holds yet."""
+        return self._started().voice.waiting * 1000 // SAMPLE_RATE_HZ
 
     @property
     def bad_samples(self) -> int:

@@ -49,9 +49,10 @@ roll > 0 turns counter-clockwise in the picture; gaze is relative to the head, s
 class VideoFrame:
     """One picture and the sound that belongs to it.
 
-    image: uint8 [H, W, 3], RGB. audio: float32 [640] at 16 kHz. pts_us: presentation time in microseconds.
-    turn_id: the utterance that is heard, 0 for none; turn_samples: how much of it has been heard once this frame is
-    over; end_of_turn: it is complete. frozen: the picture is an earlier one, for lack of a fresh one.
+    image: uint8 [H, W, 3], RGB; of a person that was cut out [H, W, 4], with straight opacity. audio: float32 [640] at
+    16 kHz. pts_us: presentation time in microseconds. turn_id: the utterance that is heard, 0 for none; turn_samples:
+    how much of it has been heard once this frame is over; end_of_turn: it is complete. frozen: the picture is an
+    earlier one, for lack of a fresh one.
     """
 
     image: NDArray[np.uint8]

@@ -90,7 +90,7 @@ class DriftWatchdog:
 
 def _traits(picture: NDArray[np.uint8]) -> tuple[Floats, float, Floats]:
     """Mean CIELAB colour [3] of the middle half, energy of fine detail, and a coarse grey picture of unit variance."""
-    side = len(picture)
+    side, picture = len(picture), np.ascontiguousarray(picture[..., :3])
     middle = picture[side // 4 : side - side // 4, side // 4 : side - side // 4]
     lab = cv2.cvtColor(middle.astype(np.float32) / 255, cv2.COLOR_RGB2LAB)
     grey = cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY).astype(np.float32)

@@ -73,7 +73,7 @@ def test_animation_gives_its_first_frame() -> None:
 
 
 def test_large_pictures_are_reduced() -> None:
-    assert max(load_image(encoded(Image.new("RGB", (6000, 300)), "PNG")).shape) == loading.WORKING_SIDE_PX
+    assert max(load_image(encoded(Image.new("RGB", (6000, 300)), "PNG")).shape) == loading.USUAL.working_side_px
 
 
 def test_a_bomb_is_refused_from_its_header() -> None:
@@ -82,10 +82,9 @@ def test_a_bomb_is_refused_from_its_header() -> None:
         load_image(bomb)
 
 
-def test_bytes_limit(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loading, "MAX_BYTES", 100)
+def test_bytes_limit() -> None:
     with pytest.raises(ImageTooLargeError):
-        load_image(encoded(draw_face(100), "PNG"))
+        load_image(encoded(draw_face(100), "PNG"), loading.PictureLimits(max_bytes=100))
 
 
 def test_damaged_and_foreign_files() -> None:

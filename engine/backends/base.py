@@ -81,6 +81,11 @@ class Backend(Protocol):
         """The bundle's own face-point network, if it has one."""
         ...
 
+    @property
+    def moves_alpha(self) -> bool:
+        """Whether `decode` takes portraits with a fourth plane, opacity, and gives RGBA for them."""
+        ...
+
     def encode_reference(self, image: Floats) -> Reference:
         """The canonical crop of the portrait, float32 [1, 3, 128, 128] in [-1, 1]."""
         ...

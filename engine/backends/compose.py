@@ -22,16 +22,20 @@ def compose(displacement: Floats, paint: Floats, portrait: Floats) -> NDArray[np
     """RGB pictures [F, P, P, 3] from what the decoder's graph predicts.
 
     displacement [F, 2, g, g]: how far to look aside in the portrait, in halves of its side, x first. paint
-    [F, 4, h, h]: RGB in [-1, 1] and, in [0, 1], how much of the moved portrait shows. portrait [1, 3, P, P] in [-1, 1].
+    [F, 4, h, h]: RGB in [-1, 1] and, in [0, 1], how much of the moved portrait shows. portrait [1, 3, P, P] in [-1, 1],
+    or [1, 4, P, P] with the opacity of engine.portrait.matte, which moves along: then the pictures are [F, P, P, 4].
     """
     side = portrait.shape[-1]
     picture = to_pixels(portrait[0])
     place = _pixel_positions(side)
-    out = np.empty((len(displacement), side, side, 3), np.uint8)
+    out = np.empty((len(displacement), side, side, picture.shape[-1]), np.uint8)
     for flow, layers, image in zip(displacement, paint, out, strict=True):
         shift = cv2.resize(flow.transpose(1, 2, 0) * np.float32(side / 2), (side, side))
         moved = cv2.remap(picture, cv2.add(shift, place), None, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE)
         painted = cv2.resize(to_pixels(layers[:3]), (side, side))
+        if moved.shape[-1] == 4:
+            # What is painted lies inside the outline, or is background; the flow knows which.
+            painted = np.dstack((painted, moved[..., 3]))
         shows = cv2.resize(layers[3], (side, side))
         cv2.blendLinear(moved, painted, shows, 1 - shows, image)
     return out

@@ -32,6 +32,7 @@ class MockBackend:
     config: ModelConfig = TINY
     sampling = Sampling(steps=1, first_steps=1)
     aligner: Landmarker | None = None
+    moves_alpha = True
 
     def encode_reference(self, image: Floats) -> Reference:
         assert image.shape[:2] == (1, 3)
@@ -94,7 +95,8 @@ def _open_mouth(picture: NDArray[np.uint8], opening: float) -> NDArray[np.uint8]
     rows = np.arange(side)[:, None]
     moved = picture[np.maximum(rows - drop_px, 0), np.arange(side)[None]]
     gap = (rows > _MOUTH_Y * side) & (rows <= _MOUTH_Y * side + drop_px)
-    return np.where(gap[..., None], np.uint8(30), moved)
+    dark = np.array([30, 30, 30, 255][: picture.shape[-1]], np.uint8)
+    return np.where(gap[..., None], dark, moved)
 
 
 @lru_cache(maxsize=4)

@@ -72,6 +72,8 @@ def made_for(bundle: Bundle) -> str:
 class StagedBackend:
     """A Backend over graphs. Different methods may run at the same time in different threads, one call of each."""
 
+    moves_alpha = True
+
     def __init__(self, name: str, bundle: Bundle, graphs: Mapping[str, Graph]) -> None:
         self._name, self._bundle = name, bundle
         self._graphs = dict(graphs)

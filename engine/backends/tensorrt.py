@@ -69,7 +69,9 @@ def open_with(bundle: Bundle, artefact: Artefact, library: Library, device: Devi
 
 
 class TensorrtBackend(StagedBackend):
-    """Stages on a GPU; pictures are put together there too."""
+    """Stages on a GPU; pictures are put together there too, by a graph for three planes."""
+
+    moves_alpha = False
 
     def __init__(self, bundle: Bundle, stages: Mapping[str, EngineStage], kernels: Kernels | None = None) -> None:
         super().__init__(NAME, bundle, stages)

@@ -18,9 +18,10 @@ from engine.backends.base import Floats, Landmarker, Reference, Sampling
 from engine.bundle import Bundle
 from engine.errors import BackendUnavailableError
 from engine.model.avatar import AvatarModel, load_model
-from engine.model.codec import ReferenceFeatures
+from engine.model.codec import ReferenceFeatures, resize_grid
 from engine.model.config import ModelConfig
 from engine.model.denoiser import Conditions
+from engine.model.layers import warp
 
 CHECKPOINT = "model.safetensors"
 TORCH_TENSORRT = "torch_tensorrt"
@@ -50,6 +51,7 @@ class TorchBackend:
 
     name = "torch"
     aligner: Landmarker | None = None
+    moves_alpha = True
 
     def __init__(self, model: AvatarModel, sampling: Sampling, placement: Placement = CPU) -> None:
         """Raises BackendUnavailableError for a device that is not there."""
@@ -117,7 +119,11 @@ class TorchBackend:
     def _decode(self, motion: Tensor, reference: ReferenceFeatures, picture: Tensor) -> Tensor:
         codec, n = self._model.codec, len(motion)
         absolute = codec.from_motion(motion, reference)
-        image = codec.decode(absolute, reference.expand(n), picture.expand(n, -1, -1, -1)).image
+        decoded = codec.decode(absolute, reference.expand(n), picture[:, :3].expand(n, -1, -1, -1))
+        image = decoded.image
+        if picture.shape[1] > 3:
+            grid = resize_grid(decoded.flow, picture.shape[-1])
+            image = torch.cat((image, warp(picture[:, 3:].expand(n, -1, -1, -1), grid, "bicubic")), 1)
         return ((image + 1) * 127.5 + 0.5).clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1)
 
     def _there(self, array: NDArray[Any]) -> Tensor:

@@ -24,7 +24,9 @@ STEPS_PER_SLOT = 2
 
 @dataclass(frozen=True, slots=True)
 class Face:
-    """What a slot shows. reference float32 [1, 3, 128, 128] and picture float32 [1, 3, P, P], both in [-1, 1]."""
+    """What a slot shows. reference float32 [1, 3, 128, 128] and picture float32 [1, 3, P, P], both in [-1, 1]; with a
+    fourth plane, the picture's opacity, frames are RGBA.
+    """
 
     reference: Floats
     picture: Floats
@@ -62,7 +64,7 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class Pictures:
-    """Some frames of a step, in order: images uint8 [f, P, P, 3] of frames start_frame onwards.
+    """Some frames of a step, in order: images uint8 [f, P, P, 3 or 4] of frames start_frame onwards.
 
     last: the step is done. timing: milliseconds by stage (wait_ms, audio_ms, denoise_ms, decode_ms), `frames` and how
     many `pictures` were decoded, of the whole step on its last pictures and empty before; `restarted` is there when

@@ -1,0 +1,1 @@
+"""`visavis serve`: sessions over WebSockets, by the protocol of docs/protocol.md."""
