@@ -1,7 +1,7 @@
 """LiveKit rooms without a LiveKit server: what a server passes between participants, passed within the process.
 
-Stands in for `livekit.rtc.Room` alone. The agent's and the avatar's code on both sides of it, the RPCs' names and contents, the
-byte streams, tracks and sources are those of the real packages.
+Stands in for `livekit.rtc.Room` alone. The agent's and the avatar's code on both sides of it, the RPCs' names and
+contents, the byte streams, tracks and sources are those of the real packages.
 """
 
 from __future__ import annotations

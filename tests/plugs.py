@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,8 @@ from apps.plugs.avatar import Source
 PORTRAIT = Path(__file__).resolve().parent.parent / "assets" / "portraits" / "anna.jpg"
 MOCK = Source(portrait=PORTRAIT, model="mock", size=128)
 
+KEY = "a-key-of-enough-characters"
+
 PATIENCE_S = 60.0
 """What a busy machine may take; nothing that works takes a tenth of it."""
 
@@ -25,9 +28,11 @@ def tone(seconds: float, rate_hz: int) -> bytes:
 
 
 async def until(true: Callable[[], Any]) -> None:
-    async with asyncio.timeout(PATIENCE_S):
-        while not true():
-            await asyncio.sleep(0.01)
+    """Look again and again, since what is waited for is told to others."""
+    give_up = time.monotonic() + PATIENCE_S
+    while not true():
+        assert time.monotonic() < give_up, "it did not come about in time"
+        await asyncio.sleep(0.01)
 
 
 def keep_webrtc_here(monkeypatch: pytest.MonkeyPatch) -> None:

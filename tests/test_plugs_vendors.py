@@ -24,8 +24,9 @@ from livekit.agents import AgentSession, APIConnectionError, APIConnectOptions  
 from apps.plugs.avatar import load_engine  # noqa: E402
 from apps.plugs.desk import LiveKitAccount, Settings  # noqa: E402
 from apps.plugs.lookalike import serving  # noqa: E402
+from apps.server.access import AccessConfig  # noqa: E402
 from tests.livekit_rooms import FakeRoom  # noqa: E402
-from tests.plugs import MOCK, PORTRAIT, tone, until  # noqa: E402
+from tests.plugs import KEY, MOCK, PORTRAIT, tone, until  # noqa: E402
 
 ACCOUNT = {"livekit_url": "ws://127.0.0.1:7880", "livekit_api_key": "key", "livekit_api_secret": "s" * 32}
 ONCE = APIConnectOptions(max_retry=1, retry_interval=0.1)
@@ -42,7 +43,9 @@ async def server(**settings: Any) -> AsyncIterator[str]:
     engine = await load_engine("mock")
     try:
         source = replace(MOCK, engine=engine)
-        async with serving(Settings(source, {"anna": PORTRAIT}, token="key", **settings), port=0) as port:
+        async with serving(
+            Settings(source, {"anna": PORTRAIT}, access=AccessConfig(token=KEY), **settings), port=0
+        ) as port:
             yield f"http://127.0.0.1:{port}"
     finally:
         await engine.aclose()
@@ -74,11 +77,13 @@ def listened(agent: AgentSession) -> tuple[Any, list[Any]]:
 
 
 def test_liveavatars_plugin_speaks_and_interrupts() -> None:
-    liveavatar = pytest.importorskip("livekit.plugins.liveavatar", reason="the plugin is not installed: make test-plugs")
+    liveavatar = pytest.importorskip(
+        "livekit.plugins.liveavatar", reason="the plugin is not installed: make test-plugs"
+    )
 
     async def main() -> None:
         async with server() as url, agent_room() as (room, http):
-            avatar = liveavatar.AvatarSession(avatar_id="anna", api_url=f"{url}/v1/sessions", api_key="key")
+            avatar = liveavatar.AvatarSession(avatar_id="anna", api_url=f"{url}/v1/sessions", api_key=KEY)
             avatar._api._session = http
             agent = AgentSession()
             await avatar.start(agent, room, **ACCOUNT)
@@ -103,26 +108,25 @@ def test_liveavatars_plugin_speaks_and_interrupts() -> None:
     asyncio.run(main())
 
 
-def test_bithumans_plugin_gets_a_worker_that_speaks(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("options", [{"model": "expression"}, {}], ids=["form", "json"])
+def test_bithumans_plugin_gets_a_worker_that_speaks(options: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
     bithuman = pytest.importorskip("livekit.plugins.bithuman", reason="the plugin is not installed: make test-plugs")
     job = SimpleNamespace(local_participant_identity="agent")
     monkeypatch.setattr("livekit.plugins.bithuman.avatar.get_job_context", lambda: job)
 
     async def main() -> None:
-        # An expression model's request is a form with the picture, any other's is JSON.
-        for options in ({"model": "expression"}, {}):
-            async with server() as url, agent_room() as (room, http):
-                avatar = bithuman.AvatarSession(
-                    api_url=f"{url}/bithuman", api_secret="key", avatar_image=str(PORTRAIT), **options
-                )
-                avatar._http_session = http
-                agent = AgentSession()
-                await avatar.start(agent, room, **ACCOUNT)
-                output, finished = listened(agent)
-                await say(output, 0.3, 24_000)
-                await until(lambda: finished)
-                assert finished[0].playback_position == pytest.approx(0.3, abs=0.01)
-                await avatar.aclose()
+        async with server() as url, agent_room() as (room, http):
+            avatar = bithuman.AvatarSession(
+                api_url=f"{url}/bithuman", api_secret=KEY, avatar_image=str(PORTRAIT), **options
+            )
+            avatar._http_session = http
+            agent = AgentSession()
+            await avatar.start(agent, room, **ACCOUNT)
+            output, finished = listened(agent)
+            await say(output, 0.3, 24_000)
+            await until(lambda: finished)
+            assert finished[0].playback_position == pytest.approx(0.3, abs=0.01)
+            await avatar.aclose()
 
     asyncio.run(main())
 
@@ -152,7 +156,7 @@ def test_simlis_livekit_plugin_gets_a_worker_that_speaks(monkeypatch: pytest.Mon
     async def main() -> None:
         async with server() as url, agent_room() as (room, http):
             monkeypatch.setattr("livekit.agents.utils.http_context.http_session", lambda: http)
-            avatar = simli.AvatarSession(simli_config=simli.SimliConfig("key", "anna"), api_url=url)
+            avatar = simli.AvatarSession(simli_config=simli.SimliConfig(KEY, "anna"), api_url=url)
             agent = AgentSession()
             await avatar.start(agent, room, **ACCOUNT)
             output, finished = listened(agent)
@@ -173,7 +177,7 @@ def test_simlis_client_in_livekit_mode_hears_of_its_speech(monkeypatch: pytest.M
         account = LiveKitAccount(ACCOUNT["livekit_url"], "key", "s" * 32)
         async with server(livekit=account) as url:
             config = simli.SimliConfig("anna")
-            client = simli.SimliClient("key", config, simliURL=url, transport_mode=TransportMode.LIVEKIT)
+            client = simli.SimliClient(KEY, config, simliURL=url, transport_mode=TransportMode.LIVEKIT)
             await client.start()
             told = []
 
@@ -197,7 +201,7 @@ def test_pipecats_liveavatar_api_opens_and_stops_a_session(monkeypatch: pytest.M
         async with server(livekit=account) as url, aiohttp.ClientSession() as http:
             # Pipecat has no option for the address.
             monkeypatch.setattr(heygen.LiveAvatarApi, "BASE_URL", f"{url}/v1")
-            client = heygen.LiveAvatarApi("key", http)
+            client = heygen.LiveAvatarApi(KEY, http)
             session = await client.new_session(heygen.LiveAvatarNewSessionRequest(avatar_id="anna"))
             assert session.livekit_url == account.url
             async with http.ws_connect(session.ws_url) as ws:

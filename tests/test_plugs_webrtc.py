@@ -24,9 +24,10 @@ from apps.plugs.desk import Settings  # noqa: E402
 from apps.plugs.lookalike import serving  # noqa: E402
 from apps.plugs.speaker import Sound  # noqa: E402
 from apps.plugs.webrtc import AUDIO_RATE_HZ, _Sound  # noqa: E402
+from apps.server.access import AccessConfig  # noqa: E402
 from engine.errors import ArgumentError  # noqa: E402
 from engine.types import FRAME_US, AvatarState, VideoFrame  # noqa: E402
-from tests.plugs import MOCK, PORTRAIT, keep_webrtc_here, tone, until  # noqa: E402
+from tests.plugs import KEY, MOCK, PORTRAIT, keep_webrtc_here, tone, until  # noqa: E402
 
 
 @pytest.fixture(autouse=True)
@@ -102,7 +103,7 @@ def test_a_call_shows_speaks_and_is_cut() -> None:
             caller.channel.send(tone(0.4, 24_000))
             caller.channel.send('{"type": "utterance.end"}')
             await until(lambda: caller.of("playback.finished"))
-            caller.channel.send(tone(20, 24_000)[: 48_000])
+            caller.channel.send(tone(20, 24_000)[:48_000])
             await until(lambda: len(caller.of("playback.started")) == 2)
             caller.channel.send('{"type": "interrupt"}')
             await until(lambda: len(caller.of("playback.finished")) == 2)
@@ -139,11 +140,11 @@ def test_what_is_wrong_with_a_call_is_said() -> None:
 def test_a_server_for_others_wants_a_token() -> None:
     async def main() -> None:
         with pytest.raises(ArgumentError, match="--token"):
-            async with serving(Settings(MOCK, {}), host="0.0.0.0", port=0):
+            async with serving(Settings(MOCK, {}, access=AccessConfig(host="0.0.0.0")), port=0):
                 pass
-        async with server(token="right") as url:
+        async with server(access=AccessConfig(token=KEY)) as url:
             assert (await post(f"{url}/v1/webrtc", {"Authorization": "Bearer wrong"}, sdp=""))[0] == 401
-            assert (await post(f"{url}/v1/webrtc", {"Authorization": "Bearer right"}, sdp=""))[0] == 400
+            assert (await post(f"{url}/v1/webrtc", {"Authorization": f"Bearer {KEY}"}, sdp=""))[0] == 400
 
     asyncio.run(main())
 
@@ -167,8 +168,8 @@ def test_simlis_client_speaks_and_interrupts() -> None:
     from simli.events import SimliEvent
 
     async def main() -> None:
-        async with server(token="key") as url:
-            client = simli.SimliClient("key", simli.SimliConfig("anna"), simliURL=url)
+        async with server(access=AccessConfig(token=KEY)) as url:
+            client = simli.SimliClient(KEY, simli.SimliConfig("anna"), simliURL=url)
             await client.start()
             told: list[SimliEvent] = []
 
@@ -201,12 +202,12 @@ def test_simlis_client_is_refused_by_name() -> None:
     simli = pytest.importorskip("simli", reason="simli-ai is not installed: make test-plugs")
 
     async def main() -> None:
-        async with server(token="key", strict=True) as url:
+        async with server(access=AccessConfig(token=KEY), strict=True) as url:
             with pytest.raises(simli.SimliAPIError) as key:
                 await simli.SimliClient("wrong", simli.SimliConfig("anna"), simliURL=url).start()
             assert key.value.code == simli.SimliExceptions.INVALID_API_KEY
             with pytest.raises(simli.SimliAPIError) as face:
-                await simli.SimliClient("key", simli.SimliConfig("nobody"), simliURL=url).start()
+                await simli.SimliClient(KEY, simli.SimliConfig("nobody"), simliURL=url).start()
             assert face.value.code == simli.SimliExceptions.INVALID_FACE_ID
 
     asyncio.run(main())

@@ -5,8 +5,8 @@
 | LiveKit Agents | `livekit_agents`, `rooms` | the agent's process, or a worker that joins the room |
 | Pipecat | `pipecat_service` | the pipeline |
 | FastRTC | `fastrtc_handler` | the FastRTC server |
-| Simli, LiveAvatar LITE and bitHuman clients | `simli`, `liveavatar`, `bithuman`, all three in `lookalike` | `visavis plugs` |
-| browsers and aiortc clients | `webrtc` | `visavis plugs` |
+| Simli, LiveAvatar LITE, bitHuman | `simli`, `liveavatar`, `bithuman`, served by `lookalike` | `visavis plugs` |
+| browsers and aiortc clients | `calls`, `webrtc` | `visavis plugs` |
 
 All of them speak through `Speaker` to an `Avatar`, which is a session of an engine in this process or one of a visavis
 server (`avatar.open_avatar`). None of them copies code of the packages that they fit; the names and the order of calls

@@ -1,8 +1,8 @@
 """Where a plug gets its person from: a model in this process, or a visavis server.
 
-    async with open_avatar(Source(portrait="face.jpg", model="auto"), on_event) as avatar:
-        avatar.push_audio(pcm, 24_000)
-        async for frame in avatar.frames(): ...
+async with open_avatar(Source(portrait="face.jpg", model="auto"), on_event) as avatar:
+    avatar.push_audio(pcm, 24_000)
+    async for frame in avatar.frames(): ...
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -25,6 +26,8 @@ from engine.types import VideoFrame
 URL_VARIABLE, TOKEN_VARIABLE = "VISAVIS_URL", "VISAVIS_TOKEN"
 DEFAULT_URL = "ws://127.0.0.1:8765/v1/avatar"
 MOCK = "mock"
+
+_FACES = ThreadPoolExecutor(1, thread_name_prefix="visavis-plug-faces")
 
 OnEvent = Callable[[SessionEvent], None]
 
@@ -96,5 +99,9 @@ async def open_avatar(source: Source, on_event: OnEvent) -> AsyncIterator[Avatar
     if source.portrait is None:
         raise ArgumentError("a model in this process needs a portrait: give a picture file, its bytes or RGB pixels")
     async with AsyncExitStack() as stack:
-        engine = source.engine or await stack.enter_async_context(await load_engine(source.model or "auto"))
-        yield await stack.enter_async_context(engine.session(source.portrait, size=source.size, on_event=on_event))
+        engine = source.engine
+        if engine is None:
+            engine = await stack.enter_async_context(await load_engine(source.model or "auto"))
+        # Finding the face takes a while, and the face finder is not made for several threads.
+        person = await asyncio.get_running_loop().run_in_executor(_FACES, engine.open_portrait, source.portrait)
+        yield await stack.enter_async_context(engine.session(person, size=source.size, on_event=on_event))

@@ -1,9 +1,10 @@
-"""A worker for LiveKit's stock bitHuman plugin: `AvatarSession(api_url="http://127.0.0.1:8766/bithuman", avatar_image=…)`.
+"""A worker for LiveKit's stock bitHuman plugin, by its `AvatarSession(api_url="http://127.0.0.1:8766/bithuman")`.
 
-Wire: livekit-plugins-bithuman 1.8.10, cloud mode. One POST, as a multipart form (own `api_url` and an expression model) or as JSON,
-brings a LiveKit room and a token; from then on it is LiveKit's own avatar wire (see `rooms`). The picture is
-`avatar_image` (uploaded, or base64 in JSON's `image`) or a portrait's name in `avatar_id`; `avatar_image_url` is refused, since this
-server fetches nothing. bitHuman's models mean nothing here: every name is answered with this server's.
+Wire: livekit-plugins-bithuman 1.8.10, cloud mode. One POST, as a multipart form (own `api_url` and an expression
+model) or as JSON, brings a LiveKit room and a token; from then on it is LiveKit's own avatar wire (see `rooms`). The
+picture is `avatar_image` (uploaded, or base64 in JSON's `image`) or a portrait's name in `avatar_id`;
+`avatar_image_url` is refused, since this server fetches nothing. bitHuman's models mean nothing here: every name is
+answered with this server's.
 """
 
 from __future__ import annotations
@@ -27,7 +28,8 @@ def routes(desk: Desk) -> list[web.RouteDef]:
 
         desk.admit(request)
         form = await _form(request)
-        source = desk.source(text_of(form, "avatar_id", ""), form.get("picture"))
+        picture = form.get("picture")
+        source = await desk.source_of(picture) if picture else desk.source(text_of(form, "avatar_id", ""))
         await serve_in_background(desk, text_of(form, "livekit_url"), text_of(form, "livekit_token"), source)
         return web.json_response({"status": "ok", "room_name": text_of(form, "room_name", "")})
 

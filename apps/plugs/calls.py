@@ -3,10 +3,11 @@
     POST /v1/webrtc  {"type": "offer", "sdp": …, "portrait": "anna", "sample_rate": 24000}
     → {"type": "answer", "sdp": …}
 
-The answer sends the avatar's video (VP8 or H.264) and sound (Opus); a microphone track is what the person listens to. A data channel
-that the client opens takes binary PCM int16 mono at `sample_rate` (16000), which the person speaks, and these of docs/protocol.md as
-JSON text: `utterance.end`, `interrupt`, `state.set`, `ping`. It gives `playback.started`, `playback.finished`, `pong` and `error`
-as there, without `event` and `pts_us`; utterances are numbered by the server. The session lasts as long as the connection.
+The answer sends the avatar's video (VP8 or H.264) and sound (Opus); a microphone track is what the person listens to.
+A data channel that the client opens takes binary PCM int16 mono at `sample_rate` (16000), which the person speaks, and
+these of docs/protocol.md as JSON text: `utterance.end`, `interrupt`, `state.set`, `ping`. It gives `playback.started`,
+`playback.finished`, `pong` and `error` as there, without `event` and `pts_us`; utterances are numbered by the server.
+The session lasts as long as the connection.
 """
 
 from __future__ import annotations

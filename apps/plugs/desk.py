@@ -7,8 +7,8 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import hmac
-import ipaddress
 import logging
 import secrets
 import time
@@ -16,11 +16,15 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mappi
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
-from urllib.parse import urlsplit
 
 from apps.plugs.avatar import Source
 from apps.plugs.given import needs
-from engine.errors import ArgumentError, AvatarError, EngineFullError, PortraitError
+from apps.server.access import Access, AccessConfig
+from apps.server.errors import UnknownPortraitError
+from apps.server.limits import UPLOAD_LIMITS
+from apps.server.refusals import UnauthorizedError, status_of
+from engine.errors import ArgumentError, AvatarError, EngineFullError
+from engine.portrait.loading import load_image
 
 try:
     from aiohttp import web
@@ -36,18 +40,6 @@ KEY_HEADERS = ("x-simli-api-key", "X-API-KEY", "api-secret")
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
-class UnauthorizedError(AvatarError):
-    """The client's key is not this server's token, or its ticket is unknown."""
-
-    code = "unauthorized"
-
-
-class UnknownFaceError(AvatarError):
-    """There is no portrait of that name."""
-
-    code = "unknown_portrait"
-
-
 @dataclass(frozen=True, slots=True)
 class LiveKitAccount:
     """A LiveKit server at which this server may open rooms, for clients that bring none."""
@@ -60,18 +52,17 @@ class LiveKitAccount:
 @dataclass(frozen=True, slots=True)
 class Settings:
     """source: what avatars are made from. portraits: by name, what clients ask for as face or avatar id; a name that is
-    not there is an error when `strict`, or else the first portrait. session_s: how long a session may last at most.
+    not there is an error when `strict`, or else the first portrait. sessions: at once. session_s: how long one may last
+    at most.
     """
 
     source: Source
     portraits: Mapping[str, Any]
-    token: str | None = field(default=None, repr=False)
+    access: AccessConfig = AccessConfig()
     sessions: int = 4
     session_s: float = 3600.0
     strict: bool = False
     livekit: LiveKitAccount | None = None
-    hosts: tuple[str, ...] = ("127.0.0.1", "localhost", "::1")
-    """Names that a request may be addressed to, against DNS rebinding; any when a token is set."""
 
 
 class Desk:
@@ -85,12 +76,15 @@ class Desk:
 
     def admit(self, request: web.Request) -> None:
         """Raises UnauthorizedError unless the request carries the token, where there is one."""
-        bearer = request.headers.get("Authorization", "").removeprefix("Bearer ").strip()
-        self.admit_key(next((key for name in KEY_HEADERS if (key := request.headers.get(name))), bearer))
-
-    def admit_key(self, key: str) -> None:
-        token = self.settings.token
-        if token is not None and not hmac.compare_digest(key.encode(), token.encode()):
+        token = self.settings.access.token
+        if token is None:
+            return
+        scheme, _, bearer = request.headers.get("Authorization", "").partition(" ")
+        given = [request.headers.get(name, "") for name in KEY_HEADERS]
+        if scheme.lower() == "bearer":
+            given.append(bearer.strip())
+        # Every one is compared, so that the time tells nothing.
+        if not any([hmac.compare_digest(_digest(key), _digest(token)) for key in given]):
             raise UnauthorizedError("the API key is not this server's token; give the token where the key goes")
 
     def ticket(self, content: dict[str, Any]) -> str:
@@ -110,15 +104,20 @@ class Desk:
             raise UnauthorizedError("this session token is unknown, used or older than five minutes; ask for another")
         return content
 
-    def source(self, name: str, picture: bytes | None = None) -> Source:
-        """The avatar for a face's name, or for an uploaded picture. Raises UnknownFaceError."""
-        if picture is not None:
-            return replace(self.settings.source, portrait=picture)
+    def source(self, name: str) -> Source:
+        """The avatar for a face's name. Raises UnknownPortraitError."""
         portraits = self.settings.portraits
         known = portraits.get(name)
         if known is None and (self.settings.strict or not portraits):
-            raise UnknownFaceError(f"there is no portrait {name!r}; known are {', '.join(portraits) or 'none'}")
+            raise UnknownPortraitError(
+                "there is no portrait of that name, by which this server calls faces and avatars"
+            )
         return replace(self.settings.source, portrait=known if known is not None else next(iter(portraits.values())))
+
+    async def source_of(self, picture: bytes) -> Source:
+        """The avatar for an uploaded picture. Raises PortraitError."""
+        pixels = await asyncio.to_thread(load_image, picture, UPLOAD_LIMITS)
+        return replace(self.settings.source, portrait=pixels)
 
     @asynccontextmanager
     async def place(self) -> AsyncIterator[None]:
@@ -147,7 +146,9 @@ class Desk:
         self._tasks.discard(task)
         error = None if task.cancelled() else task.exception()
         if error is not None:
-            _LOG.error("%s ended: %s", task.get_name(), error, exc_info=None if isinstance(error, AvatarError) else error)
+            _LOG.error(
+                "%s ended: %s", task.get_name(), error, exc_info=None if isinstance(error, AvatarError) else error
+            )
 
 
 @web.middleware
@@ -162,28 +163,30 @@ async def errors(request: web.Request, handler: Handler) -> web.StreamResponse:
         return web.json_response(body, status=status, headers={"Retry-After": "5"} if status == 503 else {})
 
 
-def status_of(error: AvatarError) -> int:
-    """HTTP status for an error."""
-    if isinstance(error, UnauthorizedError):
-        return 401
-    if isinstance(error, ArgumentError | PortraitError | UnknownFaceError):
-        return 400
-    return 503 if error.retryable else 500
-
-
-def guard(settings: Settings) -> Any:
-    """Refuses what a page of another site, or a name that was pointed at this machine, could send without a token."""
+def guard(access: Access) -> Any:
+    """Refuses what a page of another site, or a name that was pointed at this machine, could send."""
 
     @web.middleware
     async def check(request: web.Request, handler: Handler) -> web.StreamResponse:
-        origin = request.headers.get("Origin")
-        if origin is not None and urlsplit(origin).netloc != request.host:
-            return web.json_response({"detail": "pages of other sites may not call this server"}, status=403)
-        if settings.token is None and (urlsplit(f"//{request.host}").hostname or "") not in settings.hosts:
-            return web.json_response({"detail": f"{request.host} is not a name of this server"}, status=403)
+        access.check(_Headers(request), request.path_qs, request.remote or "", needs_token=False)
         return await handler(request)
 
     return check
+
+
+class _Headers:
+    """aiohttp's headers for apps.server.access."""
+
+    def __init__(self, request: web.Request) -> None:
+        self._headers = request.headers
+
+    def get_all(self, name: str, /) -> list[str]:
+        return [str(value) for value in self._headers.getall(name, [])]
+
+
+def _digest(text: str) -> bytes:
+    """Of equal length for all, since comparing tells lengths."""
+    return hashlib.sha256(text.encode()).digest()
 
 
 async def first_of(*works: Coroutine[Any, Any, Any]) -> None:
@@ -197,14 +200,6 @@ async def first_of(*works: Coroutine[Any, Any, Any]) -> None:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-
-
-def is_loopback(host: str) -> bool:
-    """Whether only this machine can reach a server bound there."""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 async def json_of(request: web.Request) -> dict[str, Any]:

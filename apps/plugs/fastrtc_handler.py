@@ -3,9 +3,9 @@
     voice = ReplyOnPause(answer)                       # what you have
     stream = Stream(AvatarHandler(voice, portrait="anna"), modality="audio-video", mode="send-receive")
 
-Interface: fastrtc 0.0.34 (fastrtc/tracks.py). The microphone goes to both the voice and the avatar, which listens; what the
-voice emits is spoken, and ends when it emits nothing for `GAP_S`. `clear_queue`, by which a voice drops its reply when the
-user interrupts, silences the avatar. The camera is not looked at.
+Interface: fastrtc 0.0.34 (fastrtc/tracks.py). The microphone goes to both the voice and the avatar, which listens;
+what the voice emits is spoken, and ends when it emits nothing for `GAP_S`. `clear_queue`, by which a voice drops its
+reply when the user interrupts, silences the avatar. The camera is not looked at.
 """
 
 from __future__ import annotations

@@ -1,12 +1,13 @@
-"""A server that LiveAvatar's LITE clients take for HeyGen's: `AvatarSession(api_url="http://127.0.0.1:8766/v1/sessions")`.
+"""A server for LiveAvatar's LITE clients, by their `AvatarSession(api_url="http://127.0.0.1:8766/v1/sessions")`.
 
-Wire: livekit-plugins-liveavatar 1.8.9 and pipecat-ai 1.14.0 (services/heygen); docs.liveavatar.com. Three POSTs open and close a
-session; a WebSocket takes the voice as base64 PCM int16 mono 24 kHz in `agent.speak` and tells what is heard; the media
-are published in a LiveKit room: the client's (`livekit_config`), or one at this server's LiveKit account.
+Wire: livekit-plugins-liveavatar 1.8.9 and pipecat-ai 1.14.0 (services/heygen); docs.liveavatar.com. Three POSTs open
+and close a session; a WebSocket takes the voice as base64 PCM int16 mono 24 kHz in `agent.speak` and tells what is
+heard; the media are published in a LiveKit room: the client's (`livekit_config`), or one at this server's LiveKit
+account.
 
-Not here: FULL mode (speech recognition, language model and voice of theirs), `agent.state_updated`, acknowledgements of
-each piece. `agent.start_listening`, which the stock clients send as soon as they have *sent* an utterance, takes effect once it was
-heard. Sessions end after `max_session_duration`, or 5 minutes without a message.
+Not here: FULL mode (speech recognition, language model and voice of theirs), `agent.state_updated`, acknowledgements
+of each piece. `agent.start_listening`, which the stock clients send as soon as they have *sent* an utterance, takes
+effect once it was heard. Sessions end after `max_session_duration`, or 5 minutes without a message.
 """
 
 from __future__ import annotations
@@ -22,7 +23,8 @@ from typing import Any
 
 from aiohttp import WSMsgType, web
 
-from apps.plugs.desk import Desk, UnauthorizedError, first_of, json_of, number_of, text_of
+from apps.plugs.desk import Desk, first_of, json_of, number_of, text_of
+from apps.server.refusals import UnauthorizedError
 from engine.errors import ArgumentError, AvatarError
 
 RATE_HZ = 24_000

@@ -186,9 +186,7 @@ class AvatarSession(BaseAvatarSession):  # type: ignore[type-arg]
         self._identity = room.local_participant.identity
         await super().start(agent_session, room)
         heard = QueueAudioOutput(sample_rate=VOICE_RATE_HZ, wait_playback_start=True)
-        self._runner = AvatarRunner(
-            room, audio_recv=heard, video_gen=self.generator, options=self.generator.options
-        )
+        self._runner = AvatarRunner(room, audio_recv=heard, video_gen=self.generator, options=self.generator.options)
         await self._runner.start()
         agent_session.on("user_state_changed", self._on_user_state)
         agent_session.output.replace_audio_tail(heard)
@@ -202,7 +200,8 @@ class AvatarSession(BaseAvatarSession):  # type: ignore[type-arg]
             await runner.aclose()
         await self.generator.aclose()
         # The base class would have the avatar's participant removed from the room, which here is the agent itself.
-        room, self._room = self._room, None
+        room: rtc.Room | None = self._room
+        self._room = None
         if room is not None:
             room.off("connection_state_changed", self._on_connection_state_changed)
         await super().aclose()

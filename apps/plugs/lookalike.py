@@ -8,8 +8,9 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from apps.plugs.desk import Desk, Settings, errors, guard, is_loopback
+from apps.plugs.desk import Desk, Settings, errors, guard
 from apps.plugs.given import needs
+from apps.server.access import Access
 from engine.errors import ArgumentError
 
 try:
@@ -26,20 +27,20 @@ def application(desk: Desk) -> web.Application:
     """All routes, behind the checks that are the same for all."""
     from apps.plugs import bithuman, calls, liveavatar, simli
 
-    app = web.Application(middlewares=[errors, guard(desk.settings)], client_max_size=LARGEST_BODY)
+    checks = [errors, guard(Access(desk.settings.access))]
+    app = web.Application(middlewares=checks, client_max_size=LARGEST_BODY)
     for shape in (simli, liveavatar, bithuman, calls):
         app.add_routes(shape.routes(desk))
     return app
 
 
 @asynccontextmanager
-async def serving(settings: Settings, host: str = "127.0.0.1", port: int = DEFAULT_PORT) -> AsyncIterator[int]:
-    """Serve while the block runs; gives the port. Port 0 takes any free one.
+async def serving(settings: Settings, port: int = DEFAULT_PORT) -> AsyncIterator[int]:
+    """Serve while the block runs, on the host of `settings.access`; gives the port. Port 0 takes any free one.
 
     Raises ArgumentError where others could reach a server that has no token, or when the port is taken.
     """
-    if settings.token is None and not is_loopback(host):
-        raise ArgumentError(f"{host} can be reached by others; give a token with --token, or keep to 127.0.0.1")
+    host = settings.access.host
     desk = Desk(settings)
     runner = web.AppRunner(application(desk), access_log=None, shutdown_timeout=SHUTDOWN_S)
     await runner.setup()

@@ -3,9 +3,9 @@
     face = VisavisVideoService(url="ws://gpu-box:8765/v1/avatar", portrait="anna")
     Pipeline([transport.input(), stt, ..., llm, tts, face, transport.output(), ...])
 
-Interface: pipecat-ai 1.14.0. Sound of the TTS goes in and does not pass; what passes instead is the avatar's pictures and
-the same sound at the same rate, paired, and each `TTSStoppedFrame` once its last sound was sent, so that the transport
-says "bot stopped speaking" when the person does. When the avatar is lost, the voice passes without it.
+Interface: pipecat-ai 1.14.0. Sound of the TTS goes in and does not pass; what passes instead is the avatar's pictures
+and the same sound at the same rate, paired, and each `TTSStoppedFrame` once its last sound was sent, so that the
+transport says "bot stopped speaking" when the person does. When the avatar is lost, the voice passes without it.
 """
 
 from __future__ import annotations

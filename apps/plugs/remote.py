@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import io
 import logging
+import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
-from apps.plugs.avatar import OnEvent, Source
+from apps.plugs.avatar import TOKEN_VARIABLE, OnEvent, Source
 from apps.plugs.given import needs
 from engine.errors import AvatarError
 from engine.session import Pcm
@@ -31,8 +32,15 @@ async def open_remote(source: Source, on_event: OnEvent) -> AsyncIterator[Remote
         from apps.client import connect
     except ImportError as error:
         raise needs("server", error) from error
-    wishes = {"token": source.token, "size": source.size, "on_event": on_event, "client": "visavis-plug"}
-    async with connect(source.server or "", _portrait(source.portrait), **wishes) as avatar:
+    connection = connect(
+        source.server or "",
+        _portrait(source.portrait),
+        token=source.token or os.environ.get(TOKEN_VARIABLE),
+        on_event=on_event,
+        size=source.size,
+        client="visavis-plug",
+    )
+    async with connection as avatar:
         session = RemoteSession(avatar)
         try:
             yield session

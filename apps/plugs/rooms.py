@@ -110,8 +110,8 @@ class Room:
         self._stack = stack
 
     async def serve(self, audio_recv: Any = None) -> None:
-        """Be the avatar until the room or the agent is gone, or this is cancelled. audio_recv: where the voice comes from; the
-        agent's data stream when None.
+        """Be the avatar until the room or the agent is gone, or this is cancelled. audio_recv: where the voice comes
+        from; the agent's data stream when None.
         """
         left, agent = asyncio.Event(), self._agent()
         self.room.on("disconnected", lambda *_: left.set())

@@ -1,11 +1,11 @@
 """A server that Simli's stock clients take for theirs: `SimliClient(key, config, simliURL="http://127.0.0.1:8766")`.
 
-Wire: simli-ai 2.1.0 (simli/transports), livekit-plugins-simli 1.8.9; docs.simli.com. Binary PCM int16 mono 16 kHz goes in; `SKIP`
-cuts, `DONE` ends, a message that begins with `PLAY_IMMEDIATE` replaces what waits. Out come `START`, `SPEAK`, `SILENT`,
-`CLOSING REASON: …`, `STOP`, `ERROR: …`, and pictures and sound by WebRTC, or in a LiveKit room.
+Wire: simli-ai 2.1.0 (simli/transports), livekit-plugins-simli 1.8.9; docs.simli.com. Binary PCM int16 mono 16 kHz goes
+in; `SKIP` cuts, `DONE` ends, a message that begins with `PLAY_IMMEDIATE` replaces what waits. Out come `START`,
+`SPEAK`, `SILENT`, `CLOSING REASON: …`, `STOP`, `ERROR: …`, and pictures and sound by WebRTC, or in a LiveKit room.
 
-That wire has no end of an utterance; here one ends when no sound came for `GAP_S`. Cameras, backgrounds, foregrounds and
-`startFrame` are answered or passed over as not supported; `model` and `sessionAggregator` mean nothing here.
+That wire has no end of an utterance; here one ends when no sound came for `GAP_S`. Cameras, backgrounds, foregrounds
+and `startFrame` are answered or passed over as not supported; `model` and `sessionAggregator` mean nothing here.
 """
 
 from __future__ import annotations
@@ -20,17 +20,11 @@ from typing import Any, Protocol
 from aiohttp import WSMsgType, web
 
 from apps.plugs.avatar import Avatar, open_avatar
-from apps.plugs.desk import (
-    Desk,
-    UnauthorizedError,
-    UnknownFaceError,
-    first_of,
-    json_of,
-    number_of,
-    text_of,
-)
+from apps.plugs.desk import Desk, first_of, json_of, number_of, text_of
 from apps.plugs.feed import Feed
 from apps.plugs.speaker import Speaker
+from apps.server.errors import UnknownPortraitError
+from apps.server.refusals import UnauthorizedError
 from engine.errors import ArgumentError, AvatarError
 from engine.types import FPS
 
@@ -82,7 +76,7 @@ class Simli:
         try:
             self.desk.admit(request)
             self.desk.source(_face(body))
-        except (UnauthorizedError, UnknownFaceError) as error:
+        except (UnauthorizedError, UnknownPortraitError) as error:
             # The clients know these by name.
             name = "INVALID_API_KEY" if isinstance(error, UnauthorizedError) else "INVALID_FACE_ID"
             return web.json_response({"detail": name, "message": str(error)}, status=401 if "KEY" in name else 400)

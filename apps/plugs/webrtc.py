@@ -5,8 +5,8 @@
     async for frame in avatar.frames():
         peer.show(frame, sound)
 
-Offer and answer carry all candidates at once (aiortc 1.16 does not trickle). No server outside this machine is asked for
-addresses unless `ice_urls` names one: on one machine or network none is needed.
+Offer and answer carry all candidates at once (aiortc 1.16 does not trickle). No server outside this machine is asked
+for addresses unless `ice_urls` names one: on one machine or network none is needed.
 """
 
 from __future__ import annotations
