@@ -45,7 +45,7 @@ class Avatar(Protocol):
         """The utterance is complete."""
 
     def interrupt(self) -> object:
-        """Fall silent at once; every turn under way is finished."""
+        """Fall silent, from the event loop's next turn on; every turn under way is finished."""
 
     def set_state(self, state: str | None) -> None:
         """speaking, listening or idle; None lets the voices decide."""

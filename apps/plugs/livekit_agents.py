@@ -169,6 +169,7 @@ class AvatarSession(BaseAvatarSession):  # type: ignore[type-arg]
         """source, or its fields by name: portrait, url, token, model, engine, size."""
         super().__init__()
         self.generator = AvatarGenerator(source or Source(**options))
+        self._room: rtc.Room | None = None
         self._runner: AvatarRunner | None = None
         self._identity = ""
 
@@ -200,8 +201,7 @@ class AvatarSession(BaseAvatarSession):  # type: ignore[type-arg]
             await runner.aclose()
         await self.generator.aclose()
         # The base class would have the avatar's participant removed from the room, which here is the agent itself.
-        room: rtc.Room | None = self._room
-        self._room = None
+        room, self._room = self._room, None
         if room is not None:
             room.off("connection_state_changed", self._on_connection_state_changed)
         await super().aclose()

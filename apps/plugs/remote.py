@@ -65,7 +65,7 @@ class RemoteSession:
         self._avatar.flush()
 
     def interrupt(self) -> None:
-        """Begun at once, before anything that is pushed later; the plug itself drops frames that still come."""
+        """Begun with the loop's next turn; until it is answered, the plug itself drops frames that still come."""
         task = asyncio.get_running_loop().create_task(self._interrupt())
         self._cutting.add(task)
         task.add_done_callback(self._cutting.discard)

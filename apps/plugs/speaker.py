@@ -83,6 +83,7 @@ class Speaker:
         self._begun = False
         self._newest = self._cut = 0
         self._interrupts = 0
+        self._cutting = False
 
     def attach(self, avatar: Avatar) -> None:
         self._avatar = avatar
@@ -94,6 +95,10 @@ class Speaker:
         """
         voice = mono(pcm, channels)
         interrupts = self._interrupts
+        if self._cutting:
+            # A server's session begins its interrupt with the loop's next turn; what follows must not overtake it.
+            self._cutting = False
+            await asyncio.sleep(0)
         step = 2 * round(rate_hz * PIECE_S)
         for start in range(0, len(voice), step):
             piece = voice[start : start + step]
@@ -115,6 +120,7 @@ class Speaker:
     def interrupt(self) -> None:
         """Fall silent; what was said so far is cut, and its segments are never reported as over."""
         self._interrupts += 1
+        self._cutting = True
         self._cut = self._newest
         self._segment, self._begun = self._segment + 1, False
         for under_way in (self._kept, self._turns, self._ending, self._complete):
