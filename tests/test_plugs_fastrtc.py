@@ -15,8 +15,8 @@ from aiortc.mediastreams import AudioStreamTrack, MediaStreamError, VideoStreamT
 from fastrtc import AsyncStreamHandler, Stream, StreamHandler  # noqa: E402
 from fastrtc.stream import Body  # noqa: E402
 
-from apps.plugs.fastrtc_handler import AvatarHandler  # noqa: E402
 from tests.plugs import MOCK, keep_webrtc_here, tone, until  # noqa: E402
+from visavis.fastrtc import AvatarHandler  # noqa: E402
 
 RATE_HZ = 24_000
 

@@ -18,10 +18,11 @@ from livekit.agents.voice.avatar import AudioSegmentEnd, AvatarRunner, DataStrea
 
 from apps.plugs import rooms  # noqa: E402
 from apps.plugs.desk import LiveKitAccount  # noqa: E402
-from apps.plugs.livekit_agents import VOICE_RATE_HZ, AvatarGenerator, AvatarSession  # noqa: E402
+from apps.plugs.livekit_agents import VOICE_RATE_HZ  # noqa: E402
 from engine.errors import WorkerBrokenError  # noqa: E402
 from tests.livekit_rooms import FakeRoom  # noqa: E402
 from tests.plugs import MOCK, PORTRAIT, tone, until  # noqa: E402
+from visavis.livekit import AvatarGenerator, AvatarSession  # noqa: E402
 
 ACCOUNT = LiveKitAccount("ws://127.0.0.1:7880", "key", "secret-of-at-least-thirty-two-bytes")
 

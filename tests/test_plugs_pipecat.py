@@ -26,9 +26,9 @@ from pipecat.tests.utils import SleepFrame, run_test  # noqa: E402
 
 from apps.plugs import pipecat_service  # noqa: E402
 from apps.plugs.avatar import Source  # noqa: E402
-from apps.plugs.pipecat_service import VisavisVideoService  # noqa: E402
 from engine.errors import WorkerBrokenError  # noqa: E402
 from tests.plugs import MOCK, PATIENCE_S, tone  # noqa: E402
+from visavis.pipecat import VisavisVideoService  # noqa: E402
 
 RATE_HZ = 24_000
 

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import json
+import signal
+import subprocess
+import sys
+import urllib.request
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -19,15 +23,16 @@ import aiohttp  # noqa: E402
 from aiortc import RTCConfiguration, RTCPeerConnection, RTCSessionDescription  # noqa: E402
 from aiortc.mediastreams import MediaStreamError  # noqa: E402
 
+from apps.cli import main as main_of  # noqa: E402
 from apps.plugs.avatar import load_engine  # noqa: E402
 from apps.plugs.desk import Settings  # noqa: E402
 from apps.plugs.lookalike import serving  # noqa: E402
 from apps.plugs.speaker import Sound  # noqa: E402
 from apps.plugs.webrtc import AUDIO_RATE_HZ, _Sound  # noqa: E402
 from apps.server.access import AccessConfig  # noqa: E402
-from engine.errors import ArgumentError  # noqa: E402
+from engine.errors import EXIT_USAGE, ArgumentError  # noqa: E402
 from engine.types import FRAME_US, AvatarState, VideoFrame  # noqa: E402
-from tests.plugs import KEY, MOCK, PORTRAIT, keep_webrtc_here, tone, until  # noqa: E402
+from tests.plugs import KEY, MOCK, PATIENCE_S, PORTRAIT, keep_webrtc_here, tone, until  # noqa: E402
 
 
 @pytest.fixture(autouse=True)
@@ -147,6 +152,34 @@ def test_a_server_for_others_wants_a_token() -> None:
             assert (await post(f"{url}/v1/webrtc", {"Authorization": f"Bearer {KEY}"}, sdp=""))[0] == 400
 
     asyncio.run(main())
+
+
+def test_pages_of_an_allowed_origin_may_read_answers() -> None:
+    async def main() -> None:
+        page = "http://page.example"
+        async with server(access=AccessConfig(origins=(page,))) as url, aiohttp.ClientSession() as http:
+            for method, status in (("OPTIONS", 204), ("POST", 400)):
+                async with http.request(method, f"{url}/v1/webrtc", headers={"Origin": page}) as answer:
+                    assert answer.status == status
+                    assert answer.headers["Access-Control-Allow-Origin"] == page
+
+    asyncio.run(main())
+
+
+def test_the_command_serves_until_it_is_told_to_stop() -> None:
+    arguments = ["plugs", "--model", "mock", "--port", "0", "--size", "128", "--json"]
+    command = [sys.executable, "-m", "apps.cli", *arguments]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None
+            ready = json.loads(process.stdout.readline())
+            with urllib.request.urlopen(f"{ready['url']}/compose/ice", timeout=PATIENCE_S) as answer:
+                assert json.load(answer) == []
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(PATIENCE_S) == 0
+        finally:
+            process.kill()
+    assert main_of(["plugs", "--host", "0.0.0.0", "--model", "mock"]) == EXIT_USAGE
 
 
 @pytest.mark.parametrize("rate_hz", [16_000, 22_050, 24_000, 48_000])

@@ -164,12 +164,20 @@ async def errors(request: web.Request, handler: Handler) -> web.StreamResponse:
 
 
 def guard(access: Access) -> Any:
-    """Refuses what a page of another site, or a name that was pointed at this machine, could send."""
+    """Refuses what a page of another site, or a name that was pointed at this machine, could send; lets pages of the
+    origins that are allowed read the answers (CORS, fetch.spec.whatwg.org).
+    """
 
     @web.middleware
     async def check(request: web.Request, handler: Handler) -> web.StreamResponse:
         access.check(_Headers(request), request.path_qs, request.remote or "", needs_token=False)
-        return await handler(request)
+        origin = request.headers.get("Origin")
+        preflight = origin is not None and request.method == "OPTIONS"
+        answer = web.Response(status=204) if preflight else await handler(request)
+        if origin is not None and not answer.prepared:
+            answer.headers["Access-Control-Allow-Origin"] = origin
+            answer.headers["Access-Control-Allow-Headers"] = ", ".join(("Authorization", "Content-Type", *KEY_HEADERS))
+        return answer
 
     return check
 

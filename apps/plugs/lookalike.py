@@ -27,7 +27,8 @@ def application(desk: Desk) -> web.Application:
     """All routes, behind the checks that are the same for all."""
     from apps.plugs import bithuman, calls, liveavatar, simli
 
-    checks = [errors, guard(Access(desk.settings.access))]
+    # Errors innermost as well, so that pages that are allowed can read them.
+    checks = [errors, guard(Access(desk.settings.access)), errors]
     app = web.Application(middlewares=checks, client_max_size=LARGEST_BODY)
     for shape in (simli, liveavatar, bithuman, calls):
         app.add_routes(shape.routes(desk))
