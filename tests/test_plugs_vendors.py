@@ -93,6 +93,8 @@ def test_liveavatars_plugin_speaks_and_interrupts() -> None:
             await until(lambda: finished)
             assert not finished[0].interrupted
             assert finished[0].playback_position == pytest.approx(0.7, abs=0.01)
+            # The plugin says start_listening as soon as it has sent an utterance, long before it was heard.
+            assert ("listening", True) in states and ("listening", False) not in states
             await say(output, 20, 24_000)
             await until(lambda: avatar._avatar_speaking)
             output.clear_buffer()

@@ -214,6 +214,7 @@ def test_simlis_client_speaks_and_interrupts() -> None:
             await client.sendSilence()
             pictures = aiter(client.getVideoStreamIterator(targetFormat="rgb24"))
             assert (await anext(pictures)).width == 128
+            await asyncio.sleep(0.6)
             assert told == [], "silence is nothing to say"
             await client.send(tone(0.5, 16_000))
             await until(lambda: told == [SimliEvent.SPEAK, SimliEvent.SILENT])
