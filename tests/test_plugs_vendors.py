@@ -23,7 +23,9 @@ from livekit.agents import AgentSession, APIConnectionError, APIConnectOptions  
 
 from apps.plugs.avatar import load_engine  # noqa: E402
 from apps.plugs.desk import LiveKitAccount, Settings  # noqa: E402
+from apps.plugs.livekit_agents import AvatarGenerator  # noqa: E402
 from apps.plugs.lookalike import serving  # noqa: E402
+from apps.plugs.rooms import WireReceiver  # noqa: E402
 from apps.server.access import AccessConfig  # noqa: E402
 from tests.livekit_rooms import FakeRoom  # noqa: E402
 from tests.plugs import KEY, MOCK, PORTRAIT, tone, until  # noqa: E402
@@ -78,14 +80,19 @@ def listened(agent: AgentSession) -> tuple[Any, list[Any]]:
 
 def test_liveavatars_plugin_speaks_and_interrupts(monkeypatch: pytest.MonkeyPatch) -> None:
     liveavatar = pytest.importorskip("livekit.plugins.liveavatar", reason="the plugin is not installed")
-    states: list[tuple[str | None, bool]] = []
-    set_state = AvatarGenerator.set_state
+    order: list[str | None] = []
+    set_state, ended = AvatarGenerator.set_state, WireReceiver.notify_playback_finished
 
     def noting(generator: AvatarGenerator, state: str | None) -> None:
-        states.append((state, generator._speaker.silent))
+        order.append(state)
         set_state(generator, state)
 
+    def noting_end(receiver: WireReceiver, playback_position: float, interrupted: bool) -> None:
+        order.append("end")
+        ended(receiver, playback_position, interrupted)
+
     monkeypatch.setattr(AvatarGenerator, "set_state", noting)
+    monkeypatch.setattr(WireReceiver, "notify_playback_finished", noting_end)
 
     async def main() -> None:
         async with server() as url, agent_room() as (room, http):
@@ -100,7 +107,7 @@ def test_liveavatars_plugin_speaks_and_interrupts(monkeypatch: pytest.MonkeyPatc
             assert not finished[0].interrupted
             assert finished[0].playback_position == pytest.approx(0.7, abs=0.01)
             # The plugin says start_listening as soon as it has sent an utterance, long before it was heard.
-            assert ("listening", True) in states and ("listening", False) not in states
+            assert order[-2:] == ["end", "listening"] and order.count("listening") == 1
             await say(output, 20, 24_000)
             await until(lambda: avatar._avatar_speaking)
             output.clear_buffer()

@@ -50,7 +50,10 @@ class WireReceiver(AudioReceiver):
         self._waiting: deque[rtc.AudioFrame | AudioSegmentEnd] = deque()
         self._samples = 0
         self._came = asyncio.Event()
-        self._playing = False
+        self._open = False
+        """Sound came since the last utterance was finished."""
+        self._under_way = 0
+        """Utterances that are not over."""
 
     def put(self, pcm: bytes) -> None:
         """PCM int16 mono. Raises AudioFormatError or AudioBufferFullError."""
@@ -58,6 +61,10 @@ class WireReceiver(AudioReceiver):
             raise AudioFormatError(f"{len(pcm)} bytes are no whole number of int16 samples")
         if self._samples > self.rate_hz * MOST_S:
             raise AudioBufferFullError(f"more than {MOST_S:g} s of sound wait beside what the avatar holds")
+        if not pcm:
+            return
+        self._under_way += not self._open
+        self._open = True
         step = 2 * self.rate_hz // 10
         for start in range(0, len(pcm), step):
             piece = pcm[start : start + step]
@@ -67,26 +74,28 @@ class WireReceiver(AudioReceiver):
 
     def finish(self) -> None:
         """The utterance is complete."""
+        self._open = False
         self._waiting.append(AudioSegmentEnd())
         self._came.set()
 
     def interrupt(self) -> None:
         """Drop what waits and fall silent."""
         self._waiting.clear()
-        self._samples = 0
+        self._samples = self._under_way = 0
+        self._open = False
         self.emit("clear_buffer")
 
     @property
     def silent(self) -> bool:
         """Nothing is said, and nothing waits."""
-        return not self._playing and not self._samples
+        return not self._under_way
 
     def notify_playback_started(self) -> None:
-        self._playing = True
         self._on_started()
 
     def notify_playback_finished(self, playback_position: float, interrupted: bool) -> None:
-        self._playing = False
+        if not interrupted:
+            self._under_way = max(0, self._under_way - 1)
         self._on_finished(interrupted)
 
     def __aiter__(self) -> AsyncIterator[rtc.AudioFrame | AudioSegmentEnd]:
