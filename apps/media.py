@@ -151,6 +151,8 @@ class Mp4Writer:
         check_output(self.path)
         self.frames = 0
         self._track, self._rate_hz, self._written = track, track_rate_hz, 0
+        self._track_start = 0
+        """Position of the track's first sample that is still here."""
         self._width, self._height = size[0] // 2 * 2, size[1] // 2 * 2
         self._partial = self.path.with_name(f".{self.path.stem}.{os.getpid()}.partial.mp4")
         try:
@@ -172,8 +174,13 @@ class Mp4Writer:
         else:
             self.discard()
 
-    def write(self, image: NDArray[np.uint8]) -> None:
-        """One picture, RGB uint8 [H, W, 3], and the sound that goes with it. Raises OutputNotWritableError."""
+    def write(self, image: NDArray[np.uint8], sound: NDArray[np.int16] | None = None) -> None:
+        """One picture, RGB uint8 [H, W, 3], and the sound that goes with it. sound: what the track goes on with, where
+        it was not known before. Raises OutputNotWritableError.
+        """
+        if sound is not None:
+            self._track = np.concatenate((self._track[self._written - self._track_start :], sound))
+            self._track_start = self._written
         rgb = av.VideoFrame.from_ndarray(np.ascontiguousarray(image[: self._height, : self._width]), format="rgb24")
         # Without an explicit matrix players guess by picture size, and skin turns green or red.
         frame = rgb.reformat(format="yuv420p", dst_colorspace=Colorspace.ITU709, dst_color_range=ColorRange.MPEG)
@@ -228,7 +235,7 @@ class Mp4Writer:
             if whole and stop - self._written < _AAC_FRAME:
                 return
             samples = np.zeros((1, stop - self._written), np.int16)
-            given = self._track[self._written : stop]
+            given = self._track[self._written - self._track_start : stop - self._track_start]
             samples[0, : len(given)] = given
             frame = av.AudioFrame.from_ndarray(samples, format="s16", layout="mono")
             frame.sample_rate, frame.pts = self._rate_hz, self._written

@@ -24,7 +24,7 @@ from engine.bundle import shipped_models
 HEADER = struct.Struct("<BBHIIIQ")
 VOICE, LISTENING, PORTRAIT, VIDEO, AUDIO = 0x01, 0x02, 0x03, 0x11, 0x12
 PORTRAITS = shipped_models().parent / "portraits"
-PATIENCE_S = 10.0
+PATIENCE_S = 30.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +120,7 @@ class Peer:
     def of_type(self, kind: str) -> list[dict[str, Any]]:
         return [one for one in self.said if one["type"] == kind]
 
-    async def tell(self, kind: str, **fields: Any) -> None:
+    async def tell(self, kind: str, /, **fields: Any) -> None:
         await self.socket.send(json.dumps({"type": kind, **fields}))
 
     async def sound(self, pcm: NDArray[Any] | bytes, utterance: int = 0, last: bool = False, **more: int) -> None:
@@ -140,7 +140,7 @@ class Peer:
                 self._changed.clear()
                 await self._changed.wait()
 
-    async def until_type(self, kind: str, after: int = 0, **fields: Any) -> dict[str, Any]:
+    async def until_type(self, kind: str, after: int = 0, /, **fields: Any) -> dict[str, Any]:
         def fits(one: Any) -> bool:
             return isinstance(one, dict) and one["type"] == kind and all(one.get(k) == v for k, v in fields.items())
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 import struct
+from pathlib import Path
 
 import pytest
 
@@ -26,6 +28,15 @@ from apps.server.protocol import (
     parse_binary,
     parse_text,
 )
+
+SERVER_TYPES = {
+    "utterance.opened",
+    "playback.started",
+    "playback.finished",
+    "state.changed",
+    "portrait.wanted",
+    "error",
+}
 
 
 def say(**fields: object) -> object:
@@ -177,3 +188,18 @@ def test_whatever_is_cut_short_gives_a_documented_error() -> None:
     for length in range(len(header)):
         with pytest.raises(ProtocolError):
             parse_binary(header[:length])
+
+
+def test_the_page_says_only_what_can_be_read() -> None:
+    """Every message from a client in docs/protocol.md, and every JSON that it shows."""
+    page = (Path(__file__).resolve().parents[1] / "docs" / "protocol.md").read_text(encoding="utf-8")
+    examples = [line[2:] for line in page.splitlines() if line.startswith("> {")]
+    inline = [found for found in re.findall(r"`(\{.*?\})`", page) if "\u2026" not in found and "X" not in found]
+    inline = [found.replace(": N,", ": 1,").replace(": N}", ": 1}") for found in inline if '"type"' in found]
+    blocks = [block for block in re.findall(r"```json\n(.*?)```", page, re.S)]
+    assert len(examples) >= 6 and len(inline) >= 8 and len(blocks) >= 4
+    for text in [*examples, *inline]:
+        assert parse_text(text) is not None or json.loads(text)["type"] in SERVER_TYPES
+    for block in blocks:
+        for text in re.split(r"\n(?=\{)", block.strip()):
+            assert isinstance(json.loads(text), dict)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from apps.client.avatar import RemoteAvatar, connect
 from apps.client.errors import AnswerTimeoutError, ClientError, ConnectionLostError, NoServerError, RefusedError
+from apps.client.film import film
 
 __all__ = [
     "AnswerTimeoutError",
@@ -20,4 +21,5 @@ __all__ = [
     "RefusedError",
     "RemoteAvatar",
     "connect",
+    "film",
 ]

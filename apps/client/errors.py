@@ -14,9 +14,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from apps.server import errors as server_errors
+from apps.server import refusals
 from engine.errors import AvatarError
 
 _KEPT_CHARS = 2_000
+_SERVERS = (server_errors, refusals)
+"""Imported so that the classes exist that a server may name."""
 
 
 class ClientError(AvatarError):

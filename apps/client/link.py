@@ -29,8 +29,8 @@ RETRY_FIRST_S, RETRY_LONGEST_S = 0.2, 3.0
 MOST_BYTES = 1 << 23
 """A raw picture of 1024 pixels with alpha takes half of it."""
 
-_FINAL = frozenset({1000, 1001, 1002, 1003, 1007, 1008, 1009, 1011, 4000, 4001, 4003, 4004, 4005, 4006})
-"""Closes after which there is nothing to come back to, or the same would happen again."""
+_FINAL = frozenset({1000, 1001, 1002, 1003, 1007, 1008, 1009, 1011, 4000, 4001, 4002, 4003, 4004, 4005, 4006})
+"""Closes after which there is nothing to come back to."""
 
 Control = Mapping[str, Any]
 
@@ -108,7 +108,7 @@ class Link:
         try:
             while True:
                 error = await self._serve(connection)
-                if self._closing or not self._may_resume or _code_of(connection) in _FINAL:
+                if self._closing or not self._may_resume or self._fatal or connection.close_code in _FINAL:
                     break
                 self._listener.on_lost(error)
                 connection = await self._come_back(error)
@@ -260,7 +260,3 @@ def _object(message: str | bytes) -> Control:
         return {}
     control = json.loads(message)
     return control if isinstance(control, dict) else {}
-
-
-def _code_of(connection: ClientConnection) -> int | None:
-    return connection.close_code

@@ -12,14 +12,14 @@ from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
-from engine.errors import ArgumentError, OutputFolderMissingError, OutputNotWritableError
+from engine.errors import ArgumentError, ExtraMissingError, OutputFolderMissingError, OutputNotWritableError
 
 if TYPE_CHECKING:
     from apps.bench.run import Say
     from apps.bench.setup import Settings
 
 _PARTS = {
-    "all": "everything but gpu, pipeline and soak",
+    "all": "everything but gpu, pipeline, soak, server and conformance",
     "latency": "answers to a voice, interrupts, switches of state",
     "sustain": "a conversation: frame rate, late frames, drift of picture and sound",
     "stages": "that, and where the time of a block goes, beside what the machine can do",
@@ -27,8 +27,10 @@ _PARTS = {
     "gpu": "every way to compute the model, on CPU and GPU, one session and many, in one table",
     "pipeline": "stages on core sets of their own beside one worker on half the cores, predicted and measured",
     "soak": "a long conversation: drift of the picture, seams, memory; writes drift.png and soak.json",
+    "server": "through `visavis serve` beside the engine alone; sessions held at once, and the refusal of one more",
+    "conformance": "a server at URL against the promises of docs/protocol.md",
 }
-_PARTS_HELP = "\n".join(f"  {name:9} {what}" for name, what in _PARTS.items())
+_PARTS_HELP = "\n".join(f"  {name:11} {what}" for name, what in _PARTS.items())
 _EXAMPLES = """examples:
   visavis bench
   visavis bench latency --backend openvino --repeats 100
@@ -36,9 +38,12 @@ _EXAMPLES = """examples:
   visavis bench --backend mock --seconds 2 --repeats 2 --sessions 1      the engine without a model, in seconds
   visavis bench gpu --checkpoint runs/student/model.safetensors --json
   visavis bench soak --minutes 10 --fast --out soak
+  visavis bench server --backend mock --sessions 8 --hold-minutes 10
+  visavis bench conformance ws://127.0.0.1:8765 --json
 """
 _SOAK_MINUTES, _SOAK_FOLDER = 10.0, Path("soak")
 _REPEATS, _PIPELINE_REPEATS = 30, 5
+_SESSIONS = 64
 
 
 def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -51,6 +56,7 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     bench.add_argument("part", nargs="?", default="all", choices=_PARTS, metavar="PART", help="default: all")
+    bench.add_argument("url", nargs="?", metavar="URL", help="conformance only: of the server")
     bench.add_argument("--model", default="auto", metavar="NAME|PATH", help="model bundle (default %(default)s)")
     bench.add_argument(
         "--backend", default="auto", help="auto, or one that `visavis doctor` lists (default %(default)s)"
@@ -71,7 +77,10 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "--process", action="store_true", help="run the model in a supervised child process, as servers do"
     )
     bench.add_argument(
-        "--sessions", type=int, default=64, metavar="N", help="try no more sessions at once (default %(default)s)"
+        "--sessions",
+        type=int,
+        metavar="N",
+        help=f"try no more sessions at once (default {_SESSIONS}); server: hold so many (default: what it promises)",
     )
     bench.add_argument("--compare", type=Path, metavar="FILE", help="print the changes since an earlier report")
     bench.add_argument("-o", "--report", type=Path, metavar="FILE", help="write the JSON document to a file, too")
@@ -87,6 +96,13 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "--batches", type=int, nargs="+", default=[1, 2, 4, 8], metavar="N", help="sessions that share a call"
     )
     gpu.add_argument("--timing-seconds", type=float, default=3.0, metavar="N", help="each timing (default %(default)s)")
+    server = bench.add_argument_group("server only")
+    server.add_argument("--hold-minutes", type=float, default=1.0, metavar="N", help="(default %(default)g)")
+    conformance = bench.add_argument_group("conformance only")
+    conformance.add_argument("--token", metavar="TOKEN", help="of the server")
+    conformance.add_argument("--only", nargs="+", default=[], metavar="NAME", help="these transcripts")
+    conformance.add_argument("--slow", action="store_true", help="those, too, that take a minute")
+    conformance.add_argument("--patience", type=float, default=1.0, metavar="X", help="times every limit of time")
     bench.set_defaults(handler=run)
 
 
@@ -96,6 +112,10 @@ def run(arguments: argparse.Namespace) -> int:
     _check(arguments)
     if arguments.part == "gpu":
         return _run_gpu(arguments)
+    if arguments.part == "conformance":
+        return _run_conformance(arguments)
+    if arguments.part == "server":
+        return _run_server(arguments)
     from rich.console import Console
 
     from apps.bench.compare import print_comparison, read_report
@@ -138,6 +158,48 @@ def _run_gpu(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _run_conformance(arguments: argparse.Namespace) -> int:
+    """1 when a promise was broken."""
+    from rich.console import Console
+
+    with _extra("server"):
+        from apps.conformance.play import Target
+        from apps.conformance.run import document_of, full_url, print_outcomes, run_conformance
+
+    target = Target(full_url(arguments.url), arguments.token, arguments.patience)
+    with _progress(quiet=arguments.json) as say:
+        outcomes = asyncio.run(run_conformance(target, arguments.only, arguments.slow, say))
+    report = document_of(target, outcomes)
+    if not arguments.json:
+        print_outcomes(outcomes, Console())
+    _print(arguments, report)
+    return int(bool(report["failed"]))
+
+
+def _run_server(arguments: argparse.Namespace) -> int:
+    from rich.console import Console
+
+    with _extra("server"):
+        from apps.bench.server import print_server, run_server_bench
+    from apps.bench.setup import Settings
+    from apps.bench.tidy import tidy
+
+    with _progress(quiet=arguments.json) as say:
+        settings = _settings(arguments, Settings)
+        report = tidy(asyncio.run(run_server_bench(settings, arguments.sessions, arguments.hold_minutes, say)))
+    if not arguments.json:
+        print_server(report, Console())
+    _print(arguments, report)
+    return 0
+
+
+def _print(arguments: argparse.Namespace, report: dict[str, Any]) -> None:
+    line = json.dumps(report, allow_nan=False) + "\n"
+    if arguments.report:
+        _write(arguments.report, line)
+    sys.stdout.write(line)
+
+
 def _measure(arguments: argparse.Namespace, say: Say, began: float) -> dict[str, Any]:
     """began: when nothing was imported yet."""
     from apps.bench.run import run_bench
@@ -168,7 +230,7 @@ def _settings(arguments: argparse.Namespace, kind: type[Settings]) -> Settings:
         seconds=arguments.seconds,
         repeats=arguments.repeats or (_PIPELINE_REPEATS if arguments.part == "pipeline" else _REPEATS),
         process=arguments.process,
-        sessions=arguments.sessions,
+        sessions=arguments.sessions or _SESSIONS,
     )
 
 
@@ -183,6 +245,10 @@ def _check(arguments: argparse.Namespace) -> None:
         raise ArgumentError("--minutes, --out and --fast belong to `visavis bench soak`")
     if arguments.minutes is not None and not 0.05 <= arguments.minutes <= 1e5:
         raise ArgumentError(f"--minutes must be at least 0.05, not {arguments.minutes}")
+    if (arguments.part == "conformance") is not (arguments.url is not None):
+        raise ArgumentError(
+            "`visavis bench conformance URL` needs an address, as ws://127.0.0.1:8765; no other part does"
+        )
     if arguments.report and not arguments.report.parent.is_dir():
         raise OutputFolderMissingError(f"the folder {arguments.report.parent} does not exist; make it first")
 
@@ -192,6 +258,15 @@ def _write(path: Path, line: str) -> None:
         path.write_text(line, encoding="utf-8")
     except OSError as error:
         raise OutputNotWritableError(f"{path} cannot be written: {error}") from error
+
+
+@contextmanager
+def _extra(name: str) -> Iterator[None]:
+    """What is imported inside needs packages of an extra. Raises ExtraMissingError."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        raise ExtraMissingError(f"this needs {error.name}; pip install 'visavis[{name}]'") from error
 
 
 @contextmanager

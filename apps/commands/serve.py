@@ -164,10 +164,7 @@ def _config(args: argparse.Namespace) -> ServeConfig:
 
 async def _serve(server: AvatarServer, as_json: bool) -> int:
     """Until a signal; sessions may end after the first, the second stops at once."""
-    signals: asyncio.Queue[int] = asyncio.Queue()
-    loop = asyncio.get_running_loop()
-    for number in _STOPPED_BY_SIGNALS:
-        loop.add_signal_handler(number, signals.put_nowait, number)
+    signals = _signals()
     starting = asyncio.create_task(server.start(), name="server-start")
     stopping = asyncio.create_task(signals.get(), name="server-signal")
     try:
@@ -186,6 +183,18 @@ async def _serve(server: AvatarServer, as_json: bool) -> int:
         return 0
     finally:
         await server.aclose()
+
+
+def _signals() -> asyncio.Queue[int]:
+    """Those that stop the server, as they come."""
+    signals: asyncio.Queue[int] = asyncio.Queue()
+    loop = asyncio.get_running_loop()
+    for number in _STOPPED_BY_SIGNALS:
+        try:
+            loop.add_signal_handler(number, signals.put_nowait, number)
+        except NotImplementedError:  # Windows
+            signal.signal(number, lambda got, _: loop.call_soon_threadsafe(signals.put_nowait, got))
+    return signals
 
 
 def _say_ready(server: AvatarServer, as_json: bool) -> None:

@@ -116,8 +116,8 @@ class Line:
     async def media(self, kind: int, payload: bytes, *, utterance: int = 0, flags: int = 0, value: int = 0) -> None:
         await self._send(HEADER.pack(kind, flags, 0, utterance, 0, value, 0) + payload)
 
-    async def hear(self, timeout_s: float) -> Heard | Closed:
-        """The next message, in order. Raises TimeoutError."""
+    async def hear(self, timeout_s: float | None) -> Heard | Closed:
+        """The next message, in order; after Closed comes nothing. Raises TimeoutError."""
         return await asyncio.wait_for(self._heard.get(), timeout_s)
 
     async def close(self, code: int = 1000) -> None:
@@ -163,7 +163,9 @@ def read_message(message: str | bytes) -> Heard:
         return Heard(monotonic(), text)
     if len(message) < HEADER.size:
         raise ValueError(f"a binary message of {len(message)} bytes")
-    return Heard(monotonic(), None, *HEADER.unpack_from(message), message[HEADER.size :])
+    kind, flags, epoch, utterance, sequence, value, pts_us = HEADER.unpack_from(message)
+    payload = message[HEADER.size :]
+    return Heard(monotonic(), None, kind, flags, epoch, utterance, sequence, value, pts_us, payload)
 
 
 def with_query(url: str, **values: str) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from apps.conformance.line import CONFIGURATION, FIRST, FROZEN, KEY_FRAME, KINDS, LAST, Heard
@@ -25,6 +25,16 @@ def filled(value: Any, kept: Kept) -> Any:
     return value
 
 
+_WORDS: Mapping[str, Callable[[Any, Any], bool]] = {
+    "any": lambda _, got: got is not None,
+    "least": lambda bound, got: _is_number(got) and bool(got >= bound),
+    "most": lambda bound, got: _is_number(got) and bool(got <= bound),
+    "not": lambda wrong, got: bool(got != wrong),
+    "has": lambda item, got: isinstance(got, list) and item in got,
+    "one_of": lambda choices, got: got in choices,
+}
+
+
 def fits(wanted: Any, got: Any) -> bool:
     """Whether a value is as expected: objects have at least the wanted fields, everything else is equal, but for
     {"any": true}, {"least": N}, {"most": N}, {"not": V}, {"has": V} (a list holds it) and {"one_of": [...]}.
@@ -33,7 +43,8 @@ def fits(wanted: Any, got: Any) -> bool:
         return all(_WORDS[word](argument, got) for word, argument in wanted.items())
     if isinstance(wanted, dict):
         return isinstance(got, dict) and all(key in got and fits(part, got[key]) for key, part in wanted.items())
-    return type(wanted) is type(got) and bool(wanted == got) if isinstance(wanted, bool) else bool(wanted == got)
+    # In Python, unlike in JSON, true is 1.
+    return isinstance(wanted, bool) is isinstance(got, bool) and bool(wanted == got)
 
 
 def is_media(wanted: Mapping[str, Any], heard: Heard) -> bool:
@@ -50,13 +61,3 @@ def is_media(wanted: Mapping[str, Any], heard: Heard) -> bool:
 
 def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
-
-
-_WORDS = {
-    "any": lambda _, got: got is not None,
-    "least": lambda bound, got: _is_number(got) and got >= bound,
-    "most": lambda bound, got: _is_number(got) and got <= bound,
-    "not": lambda wrong, got: got != wrong,
-    "has": lambda item, got: isinstance(got, list) and item in got,
-    "one_of": lambda choices, got: got in choices,
-}

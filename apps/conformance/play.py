@@ -1,16 +1,17 @@
 """Plays a transcript against a server.
 
-A transcript is a JSON file: `name`, `about`, `needs` (a codec, `token`, or `slow` for what takes long), and `steps`, each
-an object with one of these verbs. `"on": "b"` says it of a second connection; the first is `a`. Connections open
-by themselves, with the given token, at the first step that names them.
+A transcript is a JSON file with `about`, `needs` (a codec; `token`; `two`, for two sessions; `slow`, for what takes
+long) and `steps`, each an object with one of these verbs. `"on": "b"` says it of a second connection; the first is `a`.
+Connections open by themselves, with the given token, at the first step that names them.
 
-    {"connect": {"path": P, "origin": O, "token": T, "host": H}}     all may be left out; `"token": null` sends none
+    {"connect": {"path": P, "origin": O, "token": T}} all may be left out; `"token": null` sends none
     {"send": {...}}, with "times": N                  a control message
     {"send_text": "..."}  {"send_hex": "..."}         anything else, with "padding": N blanks or zero bytes
-    {"say": {"utterance": N, "ms": T, "piece_ms": P, "rate": R, "end": true, "kind": "voice"}}    sound, as fast as it goes
+    {"say": {"utterance": N, "ms": T, "end": true}}   sound at once; also piece_ms, rate, header_rate and kind
     {"upload": {"hex": "...", "padding": N}}          a file, in parts
-    {"expect": {...}, "within_ms": T, "keep": {"name": "field"}}     the next control message that fits; others are passed
-    {"expect_media": {"kind": "video", ...}}                         the same for media
+    {"expect": {...}, "within_ms": T}                 the next control message that fits; others are passed
+    {"expect_media": {"kind": "video", ...}}          the same for media
+    {..., "keep": {"name": "field"}}                  of what was expected; later steps have it as "$name"
     {"expect_close": CODE}  {"expect_http": STATUS, "code": C}
     {"never": {...}, "for_ms": T}                     no control message that fits in that time
     {"never_media": {...}, "for_ms": T}
@@ -23,8 +24,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import math
-from array import array
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib.resources import files
@@ -35,6 +34,7 @@ from urllib.parse import urlsplit, urlunsplit
 from apps.conformance.audit import Audit
 from apps.conformance.line import KINDS, Closed, Heard, Line, RefusedError
 from apps.conformance.match import filled, fits, is_media
+from apps.conformance.sound import voice
 
 WITHIN_MS = 5000
 _CHUNK_BYTES = 65_536
@@ -99,7 +99,8 @@ async def play(transcript: Transcript, target: Target) -> Outcome:
     faults: list[str] = []
     number = 0
     try:
-        for number, step in enumerate(transcript.steps, 1):
+        for step in transcript.steps:
+            number += 1
             await player.step(step)
         number += 1
         await player.finish()
@@ -150,13 +151,12 @@ class Player:
         return [fault for audit in audits.values() for fault in audit.faults]
 
     async def _connect(self, name: str, options: Mapping[str, Any]) -> None:
-        headers = {"Host": options["host"]} if "host" in options else {}
         url = urlunsplit(urlsplit(self._target.url)._replace(path=options["path"])) if "path" in options else None
         token = options.get("token", self._target.token)
         self._closed.pop(name, None)
         self._audits[name] = Audit()
         try:
-            line = Line.open(url or self._target.url, token=token, origin=options.get("origin"), headers=headers)
+            line = Line.open(url or self._target.url, token=token, origin=options.get("origin"))
             self._lines[name] = await line
         except RefusedError as error:
             self._refused[name] = error
@@ -293,20 +293,7 @@ class Player:
         return self._lines[name]
 
     def _deadline(self, step: Mapping[str, Any]) -> float:
-        return monotonic() + step.get("within_ms", WITHIN_MS) * self._target.patience / 1000
-
-
-def voice(milliseconds: float, rate_hz: int) -> bytes:
-    """A hummed vowel, s16le: a few harmonics, louder and softer four times a second."""
-    count = round(milliseconds * rate_hz / 1000)
-    step = 2 * math.pi / rate_hz
-    period = round(rate_hz / 4)
-    wave = [
-        round(4000 * (0.6 - 0.4 * math.cos(step * 4 * n)) * sum(math.sin(step * 120 * k * n) / k for k in (1, 2, 3, 5)))
-        for n in range(min(count, period))
-    ]
-    samples = array("h", (wave * (count // period + 1))[:count] if wave else [])
-    return samples.tobytes()
+        return monotonic() + float(step.get("within_ms", WITHIN_MS)) * self._target.patience / 1000
 
 
 async def _connect(player: Player, name: str, step: Mapping[str, Any]) -> None:

@@ -111,9 +111,7 @@ class Access:
     def _check_origin(self, headers: RequestHeaders, authority: str) -> None:
         values = headers.get_all("Origin")
         if not values:
-            # Only browsers send Sec-Fetch-Mode, and they name the origin of every WebSocket.
-            if "websocket" in headers.get_all("Sec-Fetch-Mode"):
-                raise ForbiddenOriginError("a browser must name the origin of the page that connects")
+            # No browser: those name the origin of every WebSocket.
             return
         if len(values) == 1 and (self._is_own(values[0], authority) or self._is_listed(values[0])):
             return

@@ -20,18 +20,17 @@ import engine
 from apps.server.access import Access, TokenFilter
 from apps.server.config import ServeConfig
 from apps.server.connection import Connection, Leave
-from apps.server.desk import PortraitDesk
+from apps.server.desk import PortraitDesk, engine_for_faces
 from apps.server.errors import CLOSE_GOING_AWAY, UnknownPortraitError
 from apps.server.health import Figures, Health
 from apps.server.house import SharedHouse
 from apps.server.limits import Gate, Place
 from apps.server.messages import say
 from apps.server.protocol import HEADER, MAX_PAYLOAD_BYTES, PATH, SUBPROTOCOL
-from apps.server.routes import Files, json_response, not_found, refusal, response, upgrade_required
+from apps.server.routes import Files, json_response, not_found, refusal, response, shared, upgrade_required
 from apps.server.sockets import StrangersFilter, bounded, keep_short
 from apps.server.speech import SpeechDesk
 from apps.speech import Speaker
-from engine.engine import load
 from engine.errors import AvatarError, EngineFullError, OutputNotWritableError
 from engine.pipeline.opening import MOCK
 from engine.supervisor import SupervisedWorker
@@ -69,7 +68,7 @@ class AvatarServer:
             capacity=config.limits.sessions,
             pipeline=config.pipeline,
         )
-        desk = PortraitDesk(config.portraits, partial(load, config.model, backend, threads=1))
+        desk = PortraitDesk(config.portraits, partial(engine_for_faces, config.model, backend))
         self.house = SharedHouse(config, self.worker, desk, SpeechDesk(speaker), self.figures)
         self.files = Files(config.page)
         self._connections: set[Connection] = set()
@@ -166,7 +165,7 @@ class AvatarServer:
             caller = self.access.check(request.headers, request.path, peer, needs_token=_is_guarded(path))
             if path == PATH:
                 return self._admit(socket, request, caller)
-            return await self._page(path)
+            return shared(await self._page(path), request.headers.get("Origin"))
         except AvatarError as error:
             self.figures.refusals.add(label=error.code)
             return refusal(error)

@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
-from typing import Protocol
+from typing import Any, Protocol
 
 from websockets.asyncio.server import ServerConnection
 from websockets.exceptions import ConnectionClosed
@@ -121,25 +121,27 @@ class Connection:
 
     def __init__(self, socket: ServerConnection, house: House, place: Place | None) -> None:
         self._socket, self._house, self._place = socket, house, place
-        self._ending: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        """Fails with why somebody else ends this connection."""
+        self._ending: asyncio.Future[Exception] = asyncio.get_running_loop().create_future()
+        """Why somebody else ends this connection."""
 
     def replace(self) -> None:
         """See Holder."""
         self.stop(ReplacedError("the session was resumed on another connection"))
 
-    def stop(self, why: BaseException) -> None:
+    def stop(self, why: Exception) -> None:
         """End the connection, and say why."""
         if not self._ending.done():
-            self._ending.set_exception(why)
+            self._ending.set_result(why)
 
     async def run(self) -> None:
         """Serve until either side closes."""
         opening = asyncio.create_task(self._open(), name="server-hello")
-        await asyncio.wait([opening, self._ending], return_when=asyncio.FIRST_COMPLETED)
-        if not opening.done():
+        either: list[asyncio.Future[Any]] = [opening, self._ending]
+        try:
+            await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+        finally:
             opening.cancel()
-        (opened,) = await asyncio.gather(opening, return_exceptions=True)
+            (opened,) = await asyncio.gather(opening, return_exceptions=True)
         if isinstance(opened, Opened):
             await self._serve(opened)
             return
@@ -212,14 +214,15 @@ class Connection:
             "tick": self._tick(seat, outbox),
         }
         tasks = [asyncio.create_task(work, name=f"server-{name}-{seat.id}") for name, work in works.items()]
+        any_of: list[asyncio.Future[Any]] = [*tasks, self._ending, seat.shown]
         try:
-            await asyncio.wait([*tasks, self._ending, seat.shown], return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait(any_of, return_when=asyncio.FIRST_COMPLETED)
         finally:
             for task in tasks:
                 task.cancel()
             outcomes = await asyncio.gather(*tasks, return_exceptions=True)
         if self._ending.done():
-            return self._ending.exception()
+            return self._ending.result()
         errors = [error for error in outcomes if isinstance(error, BaseException) and not _is_cancelled(error)]
         return _plain(errors[0]) if errors else seat.session.failure
 

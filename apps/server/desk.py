@@ -14,8 +14,11 @@ import cv2
 from apps.server.errors import UnknownPortraitError, UploadMismatchError
 from apps.server.limits import UPLOAD_LIMITS
 from apps.server.protocol import CHUNK_BYTES, LAST_PART, Media
-from engine.engine import AvatarEngine
+from engine.backends.staged import ALIGNER
+from engine.bundle import find_bundle
+from engine.engine import AvatarEngine, load
 from engine.errors import FileMissingError
+from engine.pipeline.opening import MOCK
 from engine.portrait.loading import load_image
 from engine.worker.base import Face
 
@@ -28,11 +31,20 @@ _KEPT_FACES = 8
 T = TypeVar("T")
 
 
+def engine_for_faces(model: str, backend: str) -> AvatarEngine:
+    """What reads portraits as the model's worker wants them, in as little memory as can be: only a model that brings a
+    face-point network has to be opened for it. Raises BundleError or BackendError.
+    """
+    if backend == MOCK or not any(name.startswith(ALIGNER) for name in find_bundle(model).files):
+        return load(backend=MOCK)
+    return load(model, backend, threads=1)
+
+
 class PortraitDesk:
     """Turns names and files into faces. The model's own face-point network is used, if it has one."""
 
     def __init__(self, folder: Path, engine: Callable[[], AvatarEngine]) -> None:
-        """engine: opens the model whose faces these are, called once, in the desk's thread. Raises FileMissingError."""
+        """engine: see engine_for_faces; called once, in the desk's thread. Raises FileMissingError."""
         files = sorted(path for path in folder.glob("*") if path.suffix.lower() in ENDINGS) if folder.is_dir() else []
         if not files:
             raise FileMissingError(f"{folder} holds no portraits; give a folder of {', '.join(ENDINGS)} files")
@@ -55,11 +67,6 @@ class PortraitDesk:
         if name not in self._files:
             raise UnknownPortraitError("there is no portrait of that name; GET /v1/info lists them")
         return name
-
-    @property
-    def cuts_out(self) -> bool:
-        """Whether the model can show a person without the background; known once a face was asked for."""
-        return self._engine is not None and self._engine.backend.moves_alpha
 
     async def face(self, name: str, side_px: int, seed: int = 0, alpha: bool = False) -> Face:
         """Of the library; alpha: without the background. Raises PortraitError or UnknownPortraitError."""

@@ -111,6 +111,7 @@ class SharedHouse:
         return {
             "protocol": PROTOCOL,
             "server": f"visavis/{engine.__version__}",
+            "ai_generated": True,
             "model": self.worker.info.model,
             "backend": self.worker.info.backend,
             "states": [state.name.lower() for state in AvatarState],
@@ -121,7 +122,7 @@ class SharedHouse:
         }
 
     def codecs(self) -> list[str]:
-        return [name for name in ENCODERS if name != RGBA or self.desk.cuts_out]
+        return [name for name in ENCODERS if name != RGBA or self.worker.info.moves_alpha]
 
     def info(self) -> dict[str, Any]:
         """Of `/v1/info`, but for readiness."""

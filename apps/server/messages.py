@@ -12,8 +12,8 @@ from apps.server.protocol import RequestId
 from engine.errors import AvatarError
 from engine.types import SAMPLE_RATE_HZ
 
-KEPT_EVENTS = 256
-"""Numbered events that are kept for a client that resumes: some minutes of a lively conversation."""
+KEPT_EVENTS = 1024
+"""Numbered events that are kept for a client that resumes: more than a cut of all utterances makes at once."""
 
 
 @dataclass(frozen=True, slots=True)

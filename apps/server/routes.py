@@ -49,6 +49,14 @@ def response(status: int, content_type: str, body: bytes, more: dict[str, str] |
     return Response(status, HTTPStatus(status).phrase, headers, body)
 
 
+def shared(answer: Response, origin: str | None) -> Response:
+    """The answer for a page of another origin that may connect."""
+    if origin is not None:
+        answer.headers["Access-Control-Allow-Origin"] = origin
+        answer.headers["Vary"] = "Origin"
+    return answer
+
+
 def json_response(value: object, status: int = 200) -> Response:
     return response(status, "application/json", json.dumps(value).encode(), {"Cache-Control": "no-store"})
 

@@ -181,7 +181,7 @@ class ServedSession:
         self.avatar.set_pose(wish.angles, **self._timing(wish.when))
 
     def open_utterance(self, number: int, request_id: RequestId = None) -> Utterance:
-        """A new one; the one before is complete. Raises UtteranceOrderError."""
+        """A new one; the one before is complete. Raises UtteranceOrderError or AudioBufferFullError."""
         before = self.utterances.open
         if before is not None and self.utterances.is_new(number):
             self.complete(before)
@@ -246,7 +246,10 @@ class ServedSession:
     def on_event(self, event: SessionEvent) -> None:
         """The engine's call back."""
         if event.kind == EventKind.TURN_FINISHED and (event.complete or event.detail == "worker lost"):
-            last = self.avatar.presenter.last
+            one, last = self.utterances.of_turn(event.turn_id), self.avatar.presenter.last
+            if one is not None:
+                # What still comes for it must not begin another turn.
+                one.complete = one.handed_over = True
             self._ended_turns.append((last.pts_us if last else 0, event.turn_id, event.complete))
         elif event.kind in _NOTICES:
             if event.kind == EventKind.WORKER_LOST:

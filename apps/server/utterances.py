@@ -10,6 +10,10 @@ from itertools import takewhile
 
 from apps.server.errors import UtteranceOrderError
 from apps.server.messages import Finish
+from engine.errors import AudioBufferFullError
+
+MAX_LIVE = 256
+"""Utterances under way; a sentence each is half an hour."""
 
 
 @dataclass(slots=True)
@@ -64,11 +68,15 @@ class Utterances:
         return not number or number > self._newest
 
     def begin(self, number: int) -> Utterance:
-        """A new one; 0 for the next number. The one before must be complete. Raises UtteranceOrderError."""
+        """A new one; 0 for the next number. The one before must be complete. Raises UtteranceOrderError, or
+        AudioBufferFullError when too many wait.
+        """
         if not self.is_new(number):
             raise UtteranceOrderError(
                 f"utterance {number} cannot be opened, since {self._newest} was; numbers rise, or are 0"
             )
+        if len(self._live) >= MAX_LIVE:
+            raise AudioBufferFullError(f"{MAX_LIVE} utterances wait to be heard; open the next one later")
         assert self.open is None, "an utterance opens before the one before it is complete"
         self._newest = number or self._newest + 1
         one = self._live[self._newest] = Utterance(self._newest)

@@ -94,6 +94,8 @@ class _H264:
             "profile": "baseline",
             "crf": str(min(51, round(_BEST_CRF + _CRF_STEPS * (100 - quality)))),
             "forced-idr": "1",
+            # A nod is no new scene.
+            "sc_threshold": "0",
         }
         context.open()
         self._context = context

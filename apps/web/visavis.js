@@ -22,7 +22,9 @@ export { samplesOf } from "./wire.js";
 const PROTOCOL = 1;
 const PATH = "/v1/avatar";
 /** Closes after which there is nothing to come back to. */
-const FINAL_CLOSES = new Set([1000, 1001, 1002, 1003, 1007, 1008, 1009, 1011, 4000, 4001, 4003, 4004, 4005, 4006]);
+const FINAL_CLOSES = new Set([
+  1000, 1001, 1002, 1003, 1007, 1008, 1009, 1011, 4000, 4001, 4002, 4003, 4004, 4005, 4006,
+]);
 const WELCOME_MS = 40_000;
 const ANSWER_MS = 10_000;
 const CLOSE_MS = 1_500;
@@ -398,7 +400,7 @@ export class Avatar {
     if (!begun.done) return begun.refuse(error);
     this.#forget();
     for (const id of [...this.#asked.keys()]) this.#answer({ ...plain(lost()), type: "error", id });
-    if (this.#closing || FINAL_CLOSES.has(code) || !this.#resume) this.#finish(this.#closing ? null : error);
+    if (this.#closing || begun.fatal || FINAL_CLOSES.has(code) || !this.#resume) this.#finish(this.#closing ? null : error);
     else this.#comeBack(error);
   }
 

@@ -83,7 +83,7 @@ class WorkerInfo:
     """What a worker runs, said once it is warm.
 
     block_lengths: the lengths that were warmed up, rising. denoise_ms: by block length, the time of one denoiser call.
-    decode_ms: of one picture at `picture_px`. fixed_ms: of one step whatever its length.
+    decode_ms: of one picture at `picture_px`. fixed_ms: of one step whatever its length. moves_alpha: see Backend.
     """
 
     model: str
@@ -98,6 +98,7 @@ class WorkerInfo:
     denoise_ms: Mapping[int, float]
     decode_ms: float
     fixed_ms: float = 0.0
+    moves_alpha: bool = False
 
 
 class Listener(Protocol):

@@ -228,6 +228,7 @@ def _read_info(get: _Fields) -> WorkerInfo:
         denoise_ms={int(n): ms for n, ms in costs.items()},
         decode_ms=get.real("decode_ms"),
         fixed_ms=get.real("fixed_ms"),
+        moves_alpha=get.any("moves_alpha", bool),
         **{name: get.whole(name) for name in whole},
     )
 

@@ -110,6 +110,7 @@ def _measure(line: Line, slot: SlotState, model: str, picture_px: int) -> Worker
         denoise_ms={frames: denoise_ms for frames, (denoise_ms, _) in costs.items()},
         decode_ms=_measure_decode_ms(line, slot),
         fixed_ms=costs[sampling.block_frames][1],
+        moves_alpha=line.back.moves_alpha,
     )
 
 

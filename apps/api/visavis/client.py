@@ -10,6 +10,7 @@ from apps.client import (
     RefusedError,
     RemoteAvatar,
     connect,
+    film,
 )
 
 __all__ = [
@@ -20,4 +21,5 @@ __all__ = [
     "RefusedError",
     "RemoteAvatar",
     "connect",
+    "film",
 ]

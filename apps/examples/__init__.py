@@ -1,0 +1,1 @@
+"""Small programs that show how the client is used; each runs as it is."""
