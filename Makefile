@@ -1,5 +1,6 @@
 # make demo    a film from a shipped portrait and voice, with nothing but the runtime installed
 # make test    the test suite, with everything installed
+# make test-plugs   the plugs against the packages that they fit, in an environment of their own: 1.4 GB
 # make check   format, lint, types, import direction
 #
 # Variables: PYTHON, PORTRAIT, VOICE, SIZE, DEMO_FLAGS (more options of `visavis talk`), TEST_FLAGS (of pytest).
@@ -11,9 +12,10 @@ SIZE ?= 256
 
 RUNTIME := .venv
 FULL := .venv-test
+PLUGS := .venv-plugs
 PIP := -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test check format clean
+.PHONY: demo test test-plugs check format clean
 
 demo: $(RUNTIME)/installed
 	@mkdir -p out
@@ -21,6 +23,11 @@ demo: $(RUNTIME)/installed
 
 test: $(FULL)/installed
 	$(FULL)/bin/python -m pytest $(TEST_FLAGS)
+
+# Pipecat and FastRTC want older protobuf, pillow and soxr than the rest; bitHuman's plugin is tested without the closed
+# package that it would bring for its local mode.
+test-plugs: $(PLUGS)/installed
+	$(PLUGS)/bin/python -m pytest tests/test_plugs_*.py $(TEST_FLAGS)
 
 check: $(FULL)/installed
 	$(FULL)/bin/ruff format --check .
@@ -42,5 +49,13 @@ $(FULL)/installed: pyproject.toml constraints.txt
 	$(FULL)/bin/python $(PIP) -e '.[train,export,eval,dev]'
 	@touch $@
 
+$(PLUGS)/installed: pyproject.toml constraints-plugs.txt
+	$(PYTHON) -m venv $(PLUGS)
+	$(PLUGS)/bin/python -m pip install --quiet --disable-pip-version-check --no-compile -c constraints-plugs.txt \
+		-e '.[livekit,pipecat,fastrtc,webrtc,server]' pytest simli-ai livekit-plugins-liveavatar livekit-plugins-simli
+	$(PLUGS)/bin/python -m pip install --quiet --disable-pip-version-check --no-compile -c constraints-plugs.txt \
+		--no-deps livekit-plugins-bithuman
+	@touch $@
+
 clean:
-	rm -rf $(RUNTIME) $(FULL) build dist out *.egg-info .mypy_cache .ruff_cache .pytest_cache
+	rm -rf $(RUNTIME) $(FULL) $(PLUGS) build dist out *.egg-info .mypy_cache .ruff_cache .pytest_cache
