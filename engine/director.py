@@ -112,6 +112,7 @@ class Director:
         slot, self._slot = self._slot, None
         if slot is not None:
             await slot.aclose()
+        self._on_event = _nobody
 
     def wake(self) -> None:
         """Something changed: sound came, or a frame was shown."""
@@ -355,3 +356,7 @@ def _frame(plan: Plan, offset: int, image: NDArray[np.uint8], timing: dict[str, 
         turn_samples=placed.turn_samples,
         end_of_turn=placed.last,
     )
+
+
+def _nobody(event: SessionEvent) -> None:
+    """Whom a closed session tells: so that it and its parts do not hold each other until they are collected."""

@@ -139,6 +139,7 @@ class Presenter:
         self._closed = True
         self._ready.clear()
         self._offered.set()
+        self._on_shown = _nobody
 
     async def _deliver_when_due(self) -> None:
         now = now_us()
@@ -177,3 +178,7 @@ def _silenced(frame: VideoFrame, fade: bool) -> VideoFrame:
     if fade:
         audio[:BLEND_SAMPLES] = frame.audio[:BLEND_SAMPLES] * np.linspace(1, 0, BLEND_SAMPLES, dtype=np.float32)
     return replace(frame, audio=audio, turn_id=0, turn_samples=0, end_of_turn=False)
+
+
+def _nobody(frame: VideoFrame) -> None:
+    """Whom a closed presenter tells: so that it and its session do not hold each other until they are collected."""

@@ -140,6 +140,8 @@ class AvatarSession:
             self._presenter.close()
             self._emit(self._turns.stop_all("closed"))
             await self._director.aclose()
+        # Who listens mostly holds this session, and both would stay until they are collected.
+        self._on_event = None
 
     def push_audio(self, pcm: Pcm, sample_rate: int = SAMPLE_RATE_HZ) -> int:
         """Sound for the person to speak: int16 bytes, or any array that Resampler takes; returns the turn's id.

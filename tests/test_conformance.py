@@ -35,7 +35,9 @@ def server() -> Iterator[Served]:
 
 
 def test_transcripts(server: Served) -> None:
-    """Several at once, since most of the time is spent waiting."""
+    """Several at once, since most of the time is spent waiting. What fails then is played again alone, since a busy
+    machine may have starved it; a promise that is not kept fails again.
+    """
 
     async def play_all() -> list[str]:
         waiting = [transcript for transcript in read_transcripts() if "slow" not in transcript.needs]
@@ -44,10 +46,12 @@ def test_transcripts(server: Served) -> None:
 
         async def one(transcript):
             async with places:
-                outcome = await play(transcript, Target(server.url, TOKEN, PATIENCE))
-            return [f"{outcome.name}: {fault}" for fault in outcome.faults]
+                return transcript, await play(transcript, Target(server.url, TOKEN, PATIENCE))
 
-        return [fault for faults in await asyncio.gather(*map(one, waiting)) for fault in faults]
+        played = await asyncio.gather(*map(one, waiting))
+        failed = [transcript for transcript, outcome in played if outcome.faults]
+        again = [await play(transcript, Target(server.url, TOKEN, PATIENCE)) for transcript in failed]
+        return [f"{outcome.name}: {fault}" for outcome in again for fault in outcome.faults]
 
     assert asyncio.run(play_all()) == []
 

@@ -46,10 +46,18 @@ HELLO = json.dumps({"type": "hello", "protocol": 1, "video": {"codec": "jpeg", "
 @pytest.fixture(scope="module")
 def server() -> Iterator[Running]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(apps.server.app, "PING_S", PING_S)
-        patch.setattr(apps.server.app, "PONG_S", PONG_S)
         patch.setattr(apps.server.outbox, "STALLED_S", STALLED_S)
         with running(mock_config(limits=Limits(sessions=4, handshake_s=2.0), grace_s=GRACE_S)) as one:
+            yield one
+
+
+@pytest.fixture(scope="module")
+def pinging() -> Iterator[Running]:
+    """Looks soon whether its clients are there. A server reads the interval when it begins to listen."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(apps.server.app, "PING_S", PING_S)
+        patch.setattr(apps.server.app, "PONG_S", PONG_S)
+        with running(mock_config(limits=Limits(sessions=4), grace_s=GRACE_S)) as one:
             yield one
 
 
@@ -89,8 +97,7 @@ def bystander(server: Running) -> Iterator[list[int]]:
     async def watch() -> None:
         async with peer(server.url) as one:
             await one.until_media(VIDEO)
-            while not stop.is_set():
-                await asyncio.sleep(0.02)
+            await asyncio.to_thread(stop.wait)
             moments.extend(v.pts_us for v in one.media(VIDEO))
             await one.tell("bye")
             await one.closed()
@@ -137,17 +144,17 @@ class Proxy:
             pass
 
 
-def test_7_a_silent_network_is_found(server: Running, caplog: pytest.LogCaptureFixture) -> None:
+def test_7_a_silent_network_is_found(pinging: Running, caplog: pytest.LogCaptureFixture) -> None:
     """Within ping interval, timeout and a second; then the place is kept for those who come back, and is free."""
-    proxy = Proxy(server.server.port)
+    proxy = Proxy(pinging.server.port)
     wire = Wire(f"ws://127.0.0.1:{proxy.port}/v1/avatar")
     assert wire.request() == 101
     wire.frame(TEXT, HELLO)
     while wire.next_frame()[0] != BINARY:
         pass
-    assert taken(server) == 1
+    assert taken(pinging) == 1
     proxy.swallows = True
-    assert wait_empty(server, PING_S + PONG_S + GRACE_S + 1 + SLACK_S) > PING_S
+    assert wait_empty(pinging, PING_S + PONG_S + GRACE_S + 1 + SLACK_S) > PING_S
     assert not [record for record in caplog.records if record.exc_info and record.name.startswith("apps")]
     proxy.listener.close()
 
@@ -205,7 +212,6 @@ FRAMES = {
 def test_10_and_12_broken_frames_end_their_own_connection_only(server: Running) -> None:
     """Test 11 in small: Autobahn's suite needs Python 2, so the frames that matter here are sent by hand."""
     codes, slowest = {}, 0.0
-    before = resident_bytes(os.getpid()) or 0
     with bystander(server) as moments:
         for name, (send, _) in FRAMES.items():
             with begin(server) as wire:
@@ -218,7 +224,25 @@ def test_10_and_12_broken_frames_end_their_own_connection_only(server: Running) 
     assert {name: codes[name] for name, (_, expected) in FRAMES.items() if codes[name] not in expected} == {}
     assert saw_everything(moments)
     assert slowest < 1 + SLACK_S
-    assert (resident_bytes(os.getpid()) or 0) - before < 32 << 20
+
+
+@pytest.mark.skipif(resident_bytes(os.getpid()) is None, reason="this system does not tell a process's memory")
+def test_12_what_is_announced_takes_no_memory(server: Running) -> None:
+    def announce(times: int) -> None:
+        for _ in range(times):
+            for name in ("200 MB announced", "a length of 2^63", "too much in fragments"):
+                with begin(server) as wire:
+                    FRAMES[name][0](wire)
+                    wire.close_code()
+
+    def growth() -> int:
+        before = resident_bytes(os.getpid()) or 0
+        announce(3)
+        return (resident_bytes(os.getpid()) or 0) - before
+
+    # The first sessions of a process load what all share, and the system's allocator grows by leaps; what is announced
+    # would be there every time.
+    assert min(growth() for _ in range(4)) < 32 << 20
 
 
 def test_12_compression_is_not_agreed_to(server: Running) -> None:
@@ -266,8 +290,8 @@ def test_16_a_flood_of_controls_ends_itself(server: Running) -> None:
             with pytest.raises(ConnectionClosed) as closed:
                 for _ in range(10_000):
                     await wire.send('{"type": "state.set", "state": "auto"}')
-                await asyncio.wait_for(wire.wait_closed(), 10)
-                await wire.recv()
+                while True:
+                    await asyncio.wait_for(wire.recv(), 10)
             assert closed.value.rcvd is not None and closed.value.rcvd.code == 1008
 
     async def ask() -> None:
@@ -277,7 +301,7 @@ def test_16_a_flood_of_controls_ends_itself(server: Running) -> None:
             while not flooding.done():
                 began, after = monotonic(), len(one.heard)
                 await one.tell("ping", t=len(trips))
-                await one.until_type("pong", after=after)
+                await one.until_type("pong", after)
                 trips.append(monotonic() - began)
                 await asyncio.sleep(0.03)
             await flooding
@@ -326,9 +350,8 @@ def test_1_whoever_never_reads_is_closed(server: Running) -> None:
         began = monotonic()
         while not taken(server):
             sleep(0.02)
-        # Answers to pings lie behind megabytes that it does not read, so they fail first, or the stall is found.
         wait_empty(server, STALLED_S + GRACE_S + 2 + SLACK_S)
-        assert monotonic() - began > PING_S
+        assert monotonic() - began > STALLED_S - 1
 
 
 def test_headers_that_lie_are_read_as_they_are(server: Running) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import io
 import json
+import socket
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -18,7 +19,10 @@ import pytest
 pytest.importorskip("websockets", reason="the server extra is not installed")
 
 from serving import AUDIO, LISTENING, PORTRAITS, VIDEO, Peer, Running, mock_config, peer, running, tone
+from websockets.asyncio.client import connect
+from websockets.exceptions import InvalidStatus
 
+from apps.server.app import AvatarServer
 from apps.server.limits import Limits
 
 
@@ -415,6 +419,22 @@ def test_what_get_requests_are_answered(server: Running) -> None:
     assert get("/..%2f..%2fpyproject.toml")[0] == 404
 
 
+def test_the_wire_holds_nothing_back(server: Running) -> None:
+    async def look() -> tuple[int, list[str]]:
+        async with peer(server.url) as one:
+            await one.until_type("welcome")
+
+            def no_delay(s: AvatarServer) -> int:
+                (connection,) = s._connections
+                plain = connection._socket.transport.get_extra_info("socket")
+                return int(plain.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY))
+
+            return server.ask(no_delay), one.socket.response.headers.get_all("Sec-WebSocket-Extensions")
+
+    no_delay, extensions = asyncio.run(look())
+    assert no_delay and not extensions
+
+
 def test_metrics_come_each_second(server: Running) -> None:
     async def wait() -> dict[str, object]:
         async with peer(server.url) as one:
@@ -447,9 +467,6 @@ def test_a_server_that_is_full_says_so_before_the_upgrade_and_drains() -> None:
 
 
 async def _refused(url: str) -> tuple[int, str, str | None]:
-    from websockets.asyncio.client import connect
-    from websockets.exceptions import InvalidStatus
-
     with pytest.raises(InvalidStatus) as caught:
         async with connect(url):
             pass

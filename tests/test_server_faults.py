@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import os
 import signal
@@ -22,7 +23,9 @@ from serving import AUDIO, PATIENCE_S, VIDEO, Peer, Running, mock_config, peer, 
 
 from apps.server.app import AvatarServer
 from apps.server.limits import Limits
+from apps.server.outbox import Outbox
 from engine.errors import MediaError
+from engine.session import AvatarSession
 from engine.worker.process import child_environment
 
 
@@ -188,6 +191,28 @@ def test_many_clients_that_leave_in_every_way_leave_nothing(server: Running) -> 
     while server.ask(left) != (0, 0, False) and time.monotonic() < deadline:
         time.sleep(0.1)
     assert server.ask(left) == (0, 0, False)
+
+
+def test_a_session_that_has_ended_is_freed_at_once(server: Running) -> None:
+    """Reference cycles once kept every session of the last minutes, 5 MB each."""
+
+    async def visit() -> None:
+        async with peer(server.url) as one:
+            await one.until_media(VIDEO)
+
+    def kept(s: AvatarServer) -> int:
+        return sum(isinstance(one, AvatarSession | Outbox) for one in gc.get_objects())
+
+    gc.collect()
+    gc.disable()
+    try:
+        asyncio.run(visit())
+        deadline = time.monotonic() + 20
+        while server.ask(kept) and time.monotonic() < deadline:
+            time.sleep(0.1)
+        assert server.ask(kept) == 0
+    finally:
+        gc.enable()
 
 
 @pytest.mark.parametrize("signals", [1, 2])

@@ -36,7 +36,8 @@ class Wire:
         self.gate = asyncio.Event()
         self.gate.set()
         self.outbox = Outbox(self._send, self._encode, head, window, 0, Stats(0, Figures()))
-        self._task = asyncio.create_task(self.outbox.run())
+        works = (self.outbox.encode_all(), self.outbox.send_all())
+        self._tasks = [asyncio.create_task(work) for work in works]
 
     async def _send(self, message: str | bytes) -> None:
         await self.gate.wait()
@@ -56,8 +57,9 @@ class Wire:
         return [m for m in self.got if isinstance(m, Media) and m.kind == AUDIO]
 
     async def close(self) -> None:
-        self._task.cancel()
-        await asyncio.gather(self._task, return_exceptions=True)
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
 
 
 def frame(number: int, epoch: int = 0, said: str = "") -> Outgoing:

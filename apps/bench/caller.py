@@ -10,6 +10,7 @@ from itertools import count
 import numpy as np
 
 from apps.bench.script import PACKET_SAMPLES, PACKET_US, Floats, part
+from apps.bench.stats import Taken
 from apps.conformance.line import CONFIGURATION, LISTENING, VIDEO, VOICE, Closed, Heard, Line
 from engine.clock import MICROSECONDS, now_us, sleep_until_us
 from engine.types import FRAME_US
@@ -30,8 +31,9 @@ class Caller:
         self._waiting: list[tuple[Matches, asyncio.Future[Heard | None]]] = []
         self.session = ""
         self.epoch = 0
-        self.moments_us, self.indices = array("q"), array("q")
-        """Of every picture: when it came, and its number since the session began."""
+        self.slipped_us: Callable[[], int] = lambda: 0
+        """By how much the session's media clock has been moved back; whoever can see it may set this."""
+        self._moments, self._indices, self._slips = array("q"), array("q"), array("q")
         self.closed: Closed | None = None
         self._reading = asyncio.get_running_loop().create_task(self._read(), name="bench-caller")
 
@@ -61,6 +63,10 @@ class Caller:
         else:
             self._waiting.append((matches, future))
         return future
+
+    def taken(self) -> Taken:
+        """All pictures so far."""
+        return Taken(*(np.array(notes, np.int64) for notes in (self._moments, self._indices, self._slips)))
 
     def next_utterance(self) -> int:
         return next(self._numbers)
@@ -114,8 +120,9 @@ class Caller:
             self.session = str(heard.text.get("session", self.session))
             self.epoch = int(heard.text.get("epoch", self.epoch))
         elif heard.kind == VIDEO and not heard.flags & CONFIGURATION:
-            self.moments_us.append(round(heard.moment_s * MICROSECONDS))
-            self.indices.append(heard.pts_us // FRAME_US)
+            self._moments.append(round(heard.moment_s * MICROSECONDS))
+            self._indices.append(heard.pts_us // FRAME_US)
+            self._slips.append(self.slipped_us())
         waiting = [pair for pair in self._waiting if not pair[1].done()]
         for matches, future in waiting:
             if matches(heard):

@@ -8,11 +8,10 @@ from dataclasses import dataclass
 from time import monotonic
 
 import numpy as np
-from numpy.typing import NDArray
 
 from apps.bench.caller import Caller
 from apps.bench.script import Floats
-from apps.bench.stats import LATE_US, Spread, spread
+from apps.bench.stats import LATE_US, Spread, lateness_us, spread
 from apps.conformance.line import Line, RefusedError
 from engine.clock import MICROSECONDS
 from engine.types import FRAME_US
@@ -21,16 +20,15 @@ SETTLE_S = 2.0
 """All begin at once, which people do not; not counted."""
 APART_S = 0.37
 """They talk at different places of the script."""
-REFUSALS = 50
+REFUSALS = 20
 _WITHIN_S = 5.0
 
 
 @dataclass(frozen=True, slots=True)
 class Held:
-    """late_share: pictures that came more than 10 ms after their moment, or never, of those that 25 a second make; of
-    all sessions, and of the worst one. A session's moments are a grid of 40 ms from its earliest picture on; what it
-    slipped because a block was late stays late, so one slip of the clock would count for all later frames: it is moved
-    after 1 s. interval_ms: between pictures as they came, of all sessions. lost: sessions whose connection ended.
+    """late_share: pictures that came more than 10 ms after their moment (see stats.lateness_us) or never, of those that
+    25 a second make; of all sessions, and of the worst one. missing: pictures that never came. interval_ms: between
+    pictures as they came, of all sessions. lost: sessions whose connection ended.
     """
 
     sessions: int
@@ -76,29 +74,15 @@ def summarise(callers: Sequence[Caller], began_us: int, ended_us: int) -> Held:
     # One less, since the moments of a session's frames lie anywhere.
     due = max(1, (ended_us - began_us) // FRAME_US - 1)
     for caller in callers:
-        moments, indices = (np.array(notes, np.int64) for notes in (caller.moments_us, caller.indices))
-        counted = (moments >= began_us) & (moments < ended_us)
+        taken = caller.taken()
+        counted = taken.since(began_us) & (taken.moment_us < ended_us)
         absent = max(0, due - int(counted.sum()))
         missing += absent
-        late.append(min(due, absent + late_frames(moments[counted], indices[counted])) / due)
-        intervals.extend(np.diff(moments[counted]) / 1e3)
+        late.append(min(due, absent + int((lateness_us(taken)[counted] > LATE_US).sum())) / due)
+        intervals.extend(np.diff(taken.moment_us[counted]) / 1e3)
     lost = sum(caller.closed is not None for caller in callers)
     seconds = (ended_us - began_us) / MICROSECONDS
     return Held(len(callers), seconds, float(np.mean(late)), float(max(late)), missing, spread(intervals), lost)
-
-
-def late_frames(moments_us: NDArray[np.int64], indices: NDArray[np.int64]) -> int:
-    """How many came more than LATE_US after their moment, which is 40 ms after that of the frame before. The grid is
-    that of the earliest frames of the second around, since the media clock may slip.
-    """
-    if not len(moments_us):
-        return 0
-    offsets = moments_us - indices * FRAME_US
-    late = 0
-    for start in range(0, len(offsets), 25):
-        near = offsets[max(0, start - 25) : start + 50]
-        late += int((offsets[start : start + 25] - near.min() > LATE_US).sum())
-    return late
 
 
 async def refuse(url: str) -> Refused:

@@ -10,6 +10,7 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from time import monotonic
 from typing import Any
 
@@ -192,10 +193,17 @@ async def _hold(server: AvatarServer, voice: Floats, seconds: float, say: Say) -
 async def calling(server: AvatarServer) -> AsyncIterator[Caller]:
     """A client of its own, in a session."""
     caller = await Caller.open(url_of(server), server.config.size_px)
+    caller.slipped_us = partial(_slipped_us, server, caller)
     try:
         yield caller
     finally:
         await caller.aclose()
+
+
+def _slipped_us(server: AvatarServer, caller: Caller) -> int:
+    """Of that client's session."""
+    sessions = (seat.session for seat in server.house.seats.all if seat.id == caller.session)
+    return next((session.avatar.presenter.slipped_us for session in sessions), 0)
 
 
 def url_of(server: AvatarServer) -> str:

@@ -130,6 +130,7 @@ def _config(args: argparse.Namespace) -> ServeConfig:
     from apps.server.config import ServeConfig
     from apps.server.limits import Limits
     from engine.bundle import shipped_models
+    from engine.engine import MAX_SIZE_PX
 
     access = AccessConfig(
         host=args.host,
@@ -154,7 +155,7 @@ def _config(args: argparse.Namespace) -> ServeConfig:
         threads=args.threads,
         pipeline=args.pipeline,
         size_px=args.size,
-        max_size_px=max(args.size, args.max_size),
+        max_size_px=min(MAX_SIZE_PX, max(args.size, args.max_size)),
         grace_s=args.grace,
         page=Path(__file__).resolve().parents[1] / "web",
         access=access,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 from collections.abc import Sequence
 from contextlib import suppress
 from functools import partial
@@ -154,7 +155,7 @@ class AvatarServer:
             )
         except OSError as error:
             raise OutputNotWritableError(
-                f"{config.access.host}:{config.port} cannot be listened on: {error.strerror}; give another --port"
+                f"{config.access.host}:{config.port} cannot be listened on: {_reason(error)}; give another --port"
             ) from error
 
     async def _answer(self, socket: ServerConnection, request: Request) -> Response | None:
@@ -233,3 +234,8 @@ def _is_guarded(path: str) -> bool:
 
 def _select_subprotocol(socket: ServerConnection, offered: Sequence[Subprotocol]) -> Subprotocol | None:
     return Subprotocol(SUBPROTOCOL) if SUBPROTOCOL in offered else None
+
+
+def _reason(error: OSError) -> str:
+    """Without asyncio's own sentence around it."""
+    return os.strerror(error.errno) if error.errno else str(error)

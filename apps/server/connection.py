@@ -205,11 +205,12 @@ class Connection:
         why = await self._work(seat, outbox)
         await self._end(seat, outbox, why)
 
-    async def _work(self, seat: Seat, outbox: Outbox) -> BaseException | None:
+    async def _work(self, seat: Seat, outbox: Outbox) -> Exception | None:
         """Serve; returns what ended it, None when the engine's session did."""
         assert seat.shown is not None
         works = {
-            "send": outbox.run(),
+            "encode": outbox.encode_all(),
+            "send": outbox.send_all(),
             "read": self._read_all(seat, outbox),
             "tick": self._tick(seat, outbox),
         }
@@ -223,10 +224,12 @@ class Connection:
             outcomes = await asyncio.gather(*tasks, return_exceptions=True)
         if self._ending.done():
             return self._ending.result()
-        errors = [error for error in outcomes if isinstance(error, BaseException) and not _is_cancelled(error)]
-        return _plain(errors[0]) if errors else seat.session.failure
+        errors = [error for error in outcomes if isinstance(error, Exception)]
+        # Who says goodbye and leaves has said goodbye, whichever was noticed first.
+        errors.sort(key=lambda error: isinstance(error, ConnectionClosed))
+        return errors[0] if errors else seat.session.failure
 
-    async def _end(self, seat: Seat, outbox: Outbox, why: BaseException | None) -> None:
+    async def _end(self, seat: Seat, outbox: Outbox, why: Exception | None) -> None:
         """Tell the client, as far as it is there, and keep the session or not."""
         if isinstance(why, ReplacedError):
             await self._close(ReplacedError.close_code, why)
@@ -239,7 +242,7 @@ class Connection:
             await self._house.end(seat)
             await self._say_farewell(last, why)
 
-    async def _say_farewell(self, last: Sequence[str], why: BaseException | None) -> None:
+    async def _say_farewell(self, last: Sequence[str], why: Exception | None) -> None:
         if isinstance(why, ConnectionClosed):
             return
         if isinstance(why, Leave):
@@ -318,7 +321,8 @@ class Connection:
             self._complain(session, error)
             return
         if control is not None:
-            meter.alive()
+            if not isinstance(control, Ping):
+                meter.alive()
             self._obey(control, seat, outbox)
 
     def _obey(self, control: Control, seat: Seat, outbox: Outbox) -> None:
@@ -371,12 +375,3 @@ def _was_lost(why: ConnectionClosed) -> bool:
     if why.sent is not None and not why.rcvd_then_sent and why.sent.code in _BROKEN_BY_CLIENT:
         return False
     return why.rcvd is None or why.rcvd.code not in _ENDED_BY_CLIENT
-
-
-def _is_cancelled(error: BaseException) -> bool:
-    return isinstance(error, asyncio.CancelledError)
-
-
-def _plain(error: BaseException) -> BaseException:
-    """The first of a task group's errors."""
-    return _plain(error.exceptions[0]) if isinstance(error, BaseExceptionGroup) else error

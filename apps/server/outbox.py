@@ -138,16 +138,11 @@ class Outbox:
         self._controls.clear()
         return left
 
-    async def run(self) -> None:
-        """Send until cancelled; raises what `send` does."""
-        async with asyncio.TaskGroup() as group:
-            group.create_task(self._encode_all(), name="server-encode")
-            group.create_task(self._send_all(), name="server-send")
-
     def _has_no_room(self) -> bool:
         return self._window > 0 and self.in_flight >= self._window
 
-    async def _encode_all(self) -> None:
+    async def encode_all(self) -> None:
+        """Encode until cancelled, beside `send_all`."""
         while True:
             frame = self._next()
             if frame is None:
@@ -174,7 +169,8 @@ class Outbox:
             return None
         return self._waiting.popleft()
 
-    async def _send_all(self) -> None:
+    async def send_all(self) -> None:
+        """Send until cancelled; raises what `send` does."""
         while True:
             if self._controls:
                 await self._transmit(self._controls.popleft())

@@ -106,8 +106,9 @@ class ServedSession:
             self.failure = error
 
     def attach(self, outbox: Outbox) -> None:
-        """Frames and events go there from now on."""
+        """Frames and events go there from now on; whoever listens there knows no state yet."""
         self.outbox = outbox
+        self._told_state = self._coming_state = None
 
     def detach(self) -> None:
         """The connection is lost, and with it whoever listened."""
@@ -243,6 +244,11 @@ class ServedSession:
         if self.outbox is not None:
             self.outbox.say(text)
 
+    def complain(self, error: AvatarError, request_id: RequestId = None, utterance: int = 0) -> None:
+        """Tell the client of an error after which the session goes on."""
+        self.stats.complained(error.code)
+        self.say(error_text(error, fatal=False, request_id=request_id, utterance=utterance))
+
     def on_event(self, event: SessionEvent) -> None:
         """The engine's call back."""
         if event.kind == EventKind.TURN_FINISHED and (event.complete or event.detail == "worker lost"):
@@ -358,10 +364,8 @@ class ServedSession:
 
     def _turn_over(self, turn_id: int, whole: bool, pts_us: int) -> str | None:
         one = self.utterances.of_turn(turn_id)
-        if (
-            one is None
-            or (finish := self.utterances.finish(one.number, "complete" if whole else "worker_lost")) is None
-        ):
+        finish = None if one is None else self.utterances.finish(one.number, "complete" if whole else "worker_lost")
+        if finish is None:
             return None
         text = self.journal.note("playback.finished", finish_fields(finish, pts_us))
         # Said by whoever called; those that are next follow it.
@@ -377,11 +381,6 @@ class ServedSession:
 
     def _event(self, kind: str, fields: dict[str, Any], request_id: RequestId = None) -> None:
         self.say(self.journal.note(kind, fields, request_id))
-
-    def complain(self, error: AvatarError, request_id: RequestId = None, utterance: int = 0) -> None:
-        """Tell the client of an error after which the session goes on."""
-        self.stats.complained(error.code)
-        self.say(error_text(error, fatal=False, request_id=request_id, utterance=utterance))
 
 
 def _first_sample(frame: VideoFrame) -> int:
