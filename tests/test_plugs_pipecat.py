@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
+from itertools import chain
 from typing import Any
 
 import pytest
@@ -22,6 +23,7 @@ from pipecat.frames.frames import (  # noqa: E402
     UserStartedSpeakingFrame,
     UserStoppedSpeakingFrame,
 )
+from pipecat.observers.base_observer import BaseObserver, FramePushed  # noqa: E402
 from pipecat.tests.utils import SleepFrame, run_test  # noqa: E402
 
 from apps.plugs import pipecat_service  # noqa: E402
@@ -39,13 +41,31 @@ def utterance(context_id: str, seconds: float) -> list[Frame]:
     return [TTSStartedFrame(context_id), *spoken, TTSStoppedFrame(context_id)]
 
 
-def run(frames: Sequence[Frame], source: Source = MOCK) -> tuple[list[Frame], list[Frame]]:
+class Ear(BaseObserver):
+    """Knows when the avatar was heard."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.heard = False
+
+    async def on_push_frame(self, data: FramePushed) -> None:
+        self.heard |= isinstance(data.source, VisavisVideoService) and isinstance(data.frame, TTSAudioRawFrame)
+
+    def until_heard(self) -> Iterator[Frame]:
+        """Pauses, for among the frames to send."""
+        while not self.heard:
+            yield SleepFrame(sleep=0.05)
+
+
+def run(frames: Iterable[Frame], source: Source = MOCK, ear: Ear | None = None) -> tuple[list[Frame], list[Frame]]:
     """What came out downstream and upstream."""
 
     async def main() -> Any:
         service = VisavisVideoService(source)
         async with asyncio.timeout(3 * PATIENCE_S):
-            return await run_test(service, frames_to_send=frames, start_timeout=PATIENCE_S)
+            return await run_test(
+                service, frames_to_send=frames, start_timeout=PATIENCE_S, observers=[ear] if ear else []
+            )
 
     down, up = asyncio.run(main())
     return list(down), list(up)
@@ -88,8 +108,10 @@ def test_an_end_is_told_after_its_last_sound() -> None:
 
 
 def test_an_interruption_cuts_and_what_follows_is_whole() -> None:
-    frames = [*utterance("long", 20), SleepFrame(sleep=0.6), InterruptionFrame(), *utterance("next", 0.3)]
-    down, _ = run(frames)
+    ear = Ear()
+    down, _ = run(
+        chain(utterance("long", 20), ear.until_heard(), [InterruptionFrame()], utterance("next", 0.3)), ear=ear
+    )
     cut = next(i for i, frame in enumerate(down) if isinstance(frame, InterruptionFrame))
     assert 0 < heard(down[:cut]).get("long", 0) < 10
     # What was under way to the sink when the interruption overtook it is one frame at most.
