@@ -51,6 +51,9 @@
         ├── StreamLostError        stream_lost
         └── WeightsDamagedError    weights_damaged
 
+The server's own lie below ServerError (apps/server/errors.py, refusals.py), with the codes of docs/protocol.md; the
+client's below ClientError (apps/client/errors.py), those of text to speech below SpeechError (apps/speech.py).
+
 `code` is stable: programs may depend on it, the wording of messages may change. `retryable` says whether the same call
 may succeed later without anything being changed. `exit_code` is what the command line returns.
 """

@@ -59,6 +59,8 @@ class BadServerError(ClientError):
 class RefusedError(ClientError):
     """The server said no, with a code that this version of the client does not know."""
 
+    code = "refused"
+
     def __init__(self, code: str, message: str, retryable: bool = False) -> None:
         super().__init__(message)
         self.code, self.retryable = code, retryable  # type: ignore[misc]  # Of the class elsewhere; here the server's.

@@ -48,7 +48,8 @@ class ConsistencyConfig:
     articulation: float = 0.0
     """Weight of the speech units' squared distance to the clip itself."""
     steady: float = 0.0
-    """Weight of their distance to what is said without any noise. Chance in the mouth is error, not variety."""
+    """Weight of their distance to what is said without any noise, where `articulation` counts as well. Chance in the
+    mouth is error, not variety."""
     stress: float = 1.0
     """What the clip's speech units are multiplied by before they are aimed at: the mean of what a voice leaves open
     moves less than any single mouth."""

@@ -19,6 +19,8 @@ def register(stages: argparse._SubParsersAction[argparse.ArgumentParser]) -> Non
     distill.add_argument("--method", choices=("consistency",), default="consistency")
     distill.add_argument("--guidance", type=float, default=1.5, help="guidance scale baked into the student")
     distill.add_argument("--articulation", type=float, default=0.0, help="weight of the recorded clip's speech units")
+    distill.add_argument("--steady", type=float, default=0.0, help="weight of the mouth without chance")
+    distill.add_argument("--stress", type=float, default=1.0, help="how much more than the clip's mouth to aim at")
     distill.add_argument("--student", type=Path, help="a student to go on from; --start is its teacher")
     distill.add_argument("--audio", type=Path, help="checkpoint whose audio encoder the student shall hear through")
     probe = _with_data(_stage(stages, "probe", "the instrument of `visavis evaluate`", batch=64, lr=1e-3, minutes=5))
@@ -120,7 +122,9 @@ def _run_denoiser(args: argparse.Namespace, config: object) -> None:
     if args.stage == "teacher":
         train_teacher(clips, held_out, config, args.start, FlowMatchingConfig(articulation=args.articulation))
     else:
-        how = ConsistencyConfig(guidance=args.guidance, articulation=args.articulation)
+        how = ConsistencyConfig(
+            guidance=args.guidance, articulation=args.articulation, steady=args.steady, stress=args.stress
+        )
         inherited = Inherited(args.student, args.audio) if args.student or args.audio else None
         train_consistency(clips, held_out, config, args.start, how, inherited)
 
