@@ -104,6 +104,7 @@ def test_the_engine_for_all_cores_is_opened_before_those_of_core_sets(monkeypatc
     assert opened[0] is None and None not in opened[1:]
 
 
+@CORE_SETS
 def test_bench_measures_a_pipeline(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(apps.bench.pipeline, "SIZES_PX", (128,))
     monkeypatch.setattr(apps.bench.pipeline, "ENCODERS", ("jpeg",))
