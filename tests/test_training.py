@@ -126,6 +126,25 @@ def test_what_lies_between_two_outputs_leaves_their_common_motion_out() -> None:
     torch.testing.assert_close(apart(error), (read[..., 3] - read[..., 1]).square(), rtol=1e-4, atol=1e-5)
 
 
+def test_the_part_that_is_read_holds_all_that_is_read() -> None:
+    read = legible()
+    motion = torch.randn(2, 3, TINY.latent_channels, 4, 4)
+    part = read.within(motion)
+    torch.testing.assert_close(read.within(part), part, rtol=1e-4, atol=1e-5)
+    assert float(read(motion - part).max()) < 1e-6 < float(read(part).min())
+
+
+def test_a_steady_student_says_the_same_over_any_noise() -> None:
+    """A fresh denoiser leaves its noise in the mouth; training for steadiness takes it out."""
+    torch.manual_seed(0)
+    student, read = Denoiser(TINY), legible()
+    how = ConsistencyConfig(grid=8, guidance=1.0, legible=0.0, articulation=1.0, steady=5.0)
+    stage = ConsistencyDistillation(student, Denoiser(TINY), AudioEncoder(TINY), read, 1.0, how, articulation=read)
+    first = stage(toy_batch())[1]["steady"]
+    fit(stage, student, 40, 2e-3)
+    assert stage(toy_batch())[1]["steady"] < 0.5 * first
+
+
 def test_a_denoiser_with_turned_ears_hears_what_it_heard() -> None:
     """New embeddings are the old ones, mixed: then the map is exact, and so is everything behind it."""
     torch.manual_seed(0)
