@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from engine.diffusion.flow import add_noise, shift_time, to_x0
 from engine.model.audio import AudioEncoder
 from engine.model.denoiser import Conditions, Denoiser
+from engine.types import AvatarState
 from training.objectives.blocks import (
     DropRates,
     LegibleError,
@@ -46,7 +47,8 @@ class ConsistencyConfig:
     context_noise: float = 0.15
     legible: float = 2.0
     articulation: float = 0.0
-    """Weight of the speech units' squared distance to the clip itself."""
+    """Weight of the speech units' squared distance to the clip itself, while it speaks: what a mouth does when it
+    rests is the teacher's to vary."""
     steady: float = 0.0
     """Weight of their distance to what is said without any noise, where `articulation` counts as well. Chance in the
     mouth is error, not variety."""
@@ -108,6 +110,7 @@ class ConsistencyDistillation(nn.Module):
             if self.teacher_audio is not None:
                 heard = conditions(self.teacher, *encode_voices(self.teacher_audio, batch), batch, withheld)
             quiet, seen = self._said(x0, context, given, reference, block_of)
+            seen = torch.where(_speaking(batch["state"])[..., None, None, None] > 0, seen, x0)
             x_t = add_noise(seen, torch.randn_like(x0), t5)
             v_given = self.teacher(x_t, context, t, heard, reference, block_of, zero)
             v_null = self.teacher(x_t, context, t, without_voice(self.teacher, heard), reference, block_of, zero)
@@ -120,12 +123,13 @@ class ConsistencyDistillation(nn.Module):
         legible = (self.legible(error) * weight).mean()
         loss = huber + c.legible * legible
         logs = {"huber": float(huber.detach()), "legible": float(legible.detach())}
+        speaking = _speaking(batch["state"])
         if self.articulation is not None and c.articulation:
-            articulation = (self.articulation(predicted - c.stress * x0) * weight).mean()
+            articulation = (self.articulation(predicted - c.stress * x0) * weight * speaking).mean()
             loss = loss + c.articulation * articulation
             logs["articulation"] = float(articulation.detach())
         if self.articulation is not None and c.steady:
-            steady = (self.articulation(predicted - quiet) * weight).mean()
+            steady = (self.articulation(predicted - quiet) * weight * speaking).mean()
             loss = loss + c.steady * steady
             logs["steady"] = float(steady.detach())
         return loss, logs
@@ -148,3 +152,8 @@ class ConsistencyDistillation(nn.Module):
     def _follow(self) -> None:
         for target, student in zip(self.target.parameters(), self.student.parameters(), strict=True):
             target.lerp_(student, 1 - self.config.target_decay)
+
+
+def _speaking(state: Tensor) -> Tensor:
+    """1 where a frame speaks, else 0, [B, F]."""
+    return (state == AvatarState.SPEAKING).float()
