@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+
 import numpy as np
 import pytest
 
@@ -305,3 +307,48 @@ def test_sound_that_was_thrown_away_is_not_judged() -> None:
     voice.place(6)
     assert voice.active(3, 5)
     assert 0 < len(asked) <= 12
+
+
+def test_what_was_looked_at_ahead_costs_the_plan_nothing_and_changes_nothing() -> None:
+    """Two windows for each frame planned, in another thread: then no plan has one left to judge."""
+    asked: list[str] = []
+
+    def counted(window: np.ndarray) -> float:
+        asked.append(threading.current_thread().name)
+        return loud(window)
+
+    spoken = ramp(80)
+    spoken[8_000:20_000] = 0.001
+    plain, ahead = timeline(), Timeline(AudioLane(60, probability=counted), lane(keep_up_frames=1, gate=False))
+    for one in (plain, ahead):
+        one.voice.push(spoken, 1)
+        one.voice.flush()
+
+    def look() -> None:
+        before = len(asked)
+        ahead.look_ahead()
+        ahead.voice.detector.between(0, 1, 0)
+        assert len(asked) <= before + 2
+
+    for _ in range(16):
+        look()
+    for first in range(0, 64, 8):
+        before = len(asked)
+        assert (ahead.plan(first, 8).state == plain.plan(first, 8).state).all()
+        assert len(asked) == before
+        for _ in range(8):
+            look()
+    assert threading.current_thread().name not in asked
+
+
+def test_what_a_thread_cannot_judge_is_told_to_who_asks() -> None:
+    """Its error is not lost with the thread."""
+
+    def broken(window: np.ndarray) -> float:
+        raise ValueError("no model")
+
+    one = Timeline(AudioLane(60, probability=broken), lane(keep_up_frames=1, gate=False))
+    one.voice.push(ramp(20), 1)
+    one.look_ahead()
+    with pytest.raises(ValueError, match="no model"):
+        one.plan(0, 4)

@@ -31,9 +31,7 @@ class Caller:
         self._waiting: list[tuple[Matches, asyncio.Future[Heard | None]]] = []
         self.session = ""
         self.epoch = 0
-        self.slipped_us: Callable[[], int] = lambda: 0
-        """By how much the session's media clock has been moved back; whoever can see it may set this."""
-        self._moments, self._indices, self._slips = array("q"), array("q"), array("q")
+        self._moments, self._indices = array("q"), array("q")
         self.closed: Closed | None = None
         self._reading = asyncio.get_running_loop().create_task(self._read(), name="bench-caller")
 
@@ -65,8 +63,9 @@ class Caller:
         return future
 
     def taken(self) -> Taken:
-        """All pictures so far."""
-        return Taken(*(np.array(notes, np.int64) for notes in (self._moments, self._indices, self._slips)))
+        """All pictures so far. By how much the session's media clock slipped, a client does not see."""
+        moments, indices = (np.array(notes, np.int64) for notes in (self._moments, self._indices))
+        return Taken(moments, indices, np.zeros(len(moments), np.int64))
 
     def next_utterance(self) -> int:
         return next(self._numbers)
@@ -122,7 +121,6 @@ class Caller:
         elif heard.kind == VIDEO and not heard.flags & CONFIGURATION:
             self._moments.append(round(heard.moment_s * MICROSECONDS))
             self._indices.append(heard.pts_us // FRAME_US)
-            self._slips.append(self.slipped_us())
         waiting = [pair for pair in self._waiting if not pair[1].done()]
         for matches, future in waiting:
             if matches(heard):

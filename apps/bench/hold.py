@@ -9,17 +9,11 @@ from time import monotonic
 
 import numpy as np
 
-from apps.bench.caller import Caller
-from apps.bench.script import Floats
-from apps.bench.stats import LATE_US, Spread, lateness_us, spread
+from apps.bench.stats import LATE_US, Spread, Taken, lateness_us, spread
 from apps.conformance.line import Line, RefusedError
 from engine.clock import MICROSECONDS
 from engine.types import FRAME_US
 
-SETTLE_S = 2.0
-"""All begin at once, which people do not; not counted."""
-APART_S = 0.37
-"""They talk at different places of the script."""
 REFUSALS = 20
 _WITHIN_S = 5.0
 
@@ -50,39 +44,21 @@ class Refused:
     statuses: Mapping[str, int]
 
 
-async def hold(callers: Sequence[Caller], voice: Floats, seconds: float) -> Held:
-    """All of them talk. Returns after that time."""
-    talking = []
-    for caller in callers:
-        talking.append(asyncio.get_running_loop().create_task(caller.converse(voice), name="bench-talk"))
-        await asyncio.sleep(APART_S)
-    await asyncio.sleep(SETTLE_S)
-    began_us = round(monotonic() * MICROSECONDS)
-    await asyncio.sleep(seconds)
-    ended_us = round(monotonic() * MICROSECONDS)
-    for task in talking:
-        task.cancel()
-    await asyncio.gather(*talking, return_exceptions=True)
-    return summarise(callers, began_us, ended_us)
-
-
-def summarise(callers: Sequence[Caller], began_us: int, ended_us: int) -> Held:
-    """Of the pictures between two moments."""
+def summarise(taken: Sequence[Taken], lost: int, began_us: int, ended_us: int) -> Held:
+    """Of the pictures between two moments; one Taken for each session."""
     late: list[float] = []
     intervals: list[float | None] = []
     missing = 0
     # One less, since the moments of a session's frames lie anywhere.
     due = max(1, (ended_us - began_us) // FRAME_US - 1)
-    for caller in callers:
-        taken = caller.taken()
-        counted = taken.since(began_us) & (taken.moment_us < ended_us)
+    for one in taken:
+        counted = one.since(began_us) & (one.moment_us < ended_us)
         absent = max(0, due - int(counted.sum()))
         missing += absent
-        late.append(min(due, absent + int((lateness_us(taken)[counted] > LATE_US).sum())) / due)
-        intervals.extend(np.diff(taken.moment_us[counted]) / 1e3)
-    lost = sum(caller.closed is not None for caller in callers)
+        late.append(min(due, absent + int((lateness_us(one)[counted] > LATE_US).sum())) / due)
+        intervals.extend(np.diff(one.moment_us[counted]) / 1e3)
     seconds = (ended_us - began_us) / MICROSECONDS
-    return Held(len(callers), seconds, float(np.mean(late)), float(max(late)), missing, spread(intervals), lost)
+    return Held(len(taken), seconds, float(np.mean(late)), float(max(late)), missing, spread(intervals), lost)
 
 
 async def refuse(url: str) -> Refused:

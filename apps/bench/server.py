@@ -1,16 +1,16 @@
 """`visavis bench server`: what the server costs on top of the engine, and how many sessions it holds.
 
-Server, engine and clients share one process, one event loop and one worker, so engine and server are measured by the
-same clock in the same minutes, attempt by attempt in turn. What the clients cost is in the server's figures.
+What the server adds: server, engine and client share one process, one event loop and one worker, so engine and server
+are measured by the same clock in the same minutes, attempt by attempt in turn; what the client costs is in the server's
+figures. What it holds: the clients are in a process of their own, see `crowd`.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass, replace
-from functools import partial
 from time import monotonic
 from typing import Any
 
@@ -20,7 +20,8 @@ from rich.table import Table
 
 from apps.bench.caller import Caller, is_picture, says
 from apps.bench.caller import within as hear_within
-from apps.bench.hold import Held, Refused, hold, refuse
+from apps.bench.crowd import SlipLog, crowd
+from apps.bench.hold import Held, Refused, refuse, summarise
 from apps.bench.machine import machine_facts
 from apps.bench.report import FORMAT, shown
 from apps.bench.script import Floats, part, say, speak_live
@@ -28,7 +29,7 @@ from apps.bench.setup import PICTURES, Settings, read_voice, shipped
 from apps.bench.stats import Spread, spread
 from apps.bench.viewer import ANSWER_S, Viewer, on_screen, within
 from apps.conformance.line import Heard
-from apps.server.app import AvatarServer
+from apps.server.app import AvatarServer, share_fairly
 from apps.server.config import ServeConfig
 from apps.server.limits import Limits
 from engine.clock import MICROSECONDS, now_us
@@ -84,6 +85,7 @@ class _Notes:
 async def run_server_bench(settings: Settings, sessions: int | None, hold_minutes: float, say: Say) -> dict[str, Any]:
     """sessions: held at once, None for what this machine sustains. Raises AvatarError."""
     say("loading the model")
+    share_fairly()
     voice = read_voice(settings)
     async with serving(settings, sessions) as server:
         info = server.worker.info
@@ -182,28 +184,28 @@ def print_server(report: dict[str, Any], console: Console) -> None:
 
 async def _hold(server: AvatarServer, voice: Floats, seconds: float, say: Say) -> tuple[Held, Refused]:
     say(f"{server.gate.places} sessions for {seconds:g} s")
-    async with AsyncExitStack() as stack:
-        callers = [await stack.enter_async_context(calling(server)) for _ in range(server.gate.places)]
-        held = await hold(callers, voice, seconds)
-        say("refusals")
-        return held, await refuse(url_of(server))
+    slips = SlipLog(lambda: {seat.id: seat.session.avatar.presenter for seat in server.house.seats.all})
+    noting = asyncio.create_task(slips.run(), name="bench-slips")
+    try:
+        async with crowd(url_of(server), server.gate.places, server.config.size_px, voice, seconds) as callers:
+            seen = await callers.visits()
+            say("refusals")
+            refused = await refuse(url_of(server))
+    finally:
+        noting.cancel()
+        await asyncio.gather(noting, return_exceptions=True)
+    taken = [slips.joined(visit) for visit in seen.visits]
+    return summarise(taken, sum(visit.lost for visit in seen.visits), seen.began_us, seen.ended_us), refused
 
 
 @asynccontextmanager
 async def calling(server: AvatarServer) -> AsyncIterator[Caller]:
     """A client of its own, in a session."""
     caller = await Caller.open(url_of(server), server.config.size_px)
-    caller.slipped_us = partial(_slipped_us, server, caller)
     try:
         yield caller
     finally:
         await caller.aclose()
-
-
-def _slipped_us(server: AvatarServer, caller: Caller) -> int:
-    """Of that client's session."""
-    sessions = (seat.session for seat in server.house.seats.all if seat.id == caller.session)
-    return next((session.avatar.presenter.slipped_us for session in sessions), 0)
 
 
 def url_of(server: AvatarServer) -> str:

@@ -103,10 +103,11 @@ def _add_sessions(serve: argparse.ArgumentParser) -> None:
 
 def _run(args: argparse.Namespace) -> int:
     try:
-        from apps.server.app import AvatarServer
+        from apps.server.app import AvatarServer, share_fairly
     except ModuleNotFoundError as error:
         raise ExtraMissingError(f"serving needs {error.name}; pip install 'visavis[server]'") from error
     logging.basicConfig(level=logging.INFO if args.verbose else logging.WARNING, stream=sys.stderr)
+    share_fairly()
     return asyncio.run(_serve(AvatarServer(_config(args), _speaker(args.speech)), args.json))
 
 

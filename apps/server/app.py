@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import sys
 from collections.abc import Sequence
 from contextlib import suppress
 from functools import partial
@@ -49,6 +50,16 @@ _WRITE_BYTES = 16 << 10
 
 _LOOK_S = 0.25
 _INFO, _PORTRAITS, _PORTRAIT_ENDING = "/v1/info", "/v1/portraits/", ".jpg"
+
+
+_SWITCH_S = 0.0005
+
+
+def share_fairly() -> None:
+    """For a process that only serves: threads that encode and listen get their turn beside the event loop after half a
+    millisecond, and not after Python's 5 ms, which is an eighth of a frame.
+    """
+    sys.setswitchinterval(_SWITCH_S)
 
 
 class AvatarServer:

@@ -211,6 +211,13 @@ class AudioLane:
         until = known.source + known.length if known.length else here.source + here.length
         return self.detector.between(here.source, here.source + here.length, until + _MARGIN)
 
+    def look_ahead(self, frames: int, windows: int) -> None:
+        """Judge a few windows of the sound that the next frames will hold."""
+        spoken = self._current()
+        if spoken is not None:
+            start = max(self._cursor.position, spoken.start)
+            self.detector.look_ahead(start, start + frames * SAMPLES_PER_FRAME, windows)
+
     def _current(self) -> Utterance | None:
         index = self._cursor.utterance - self._utterances_gone
         return self._utterances[index] if index < len(self._utterances) else None
