@@ -2,7 +2,8 @@
  * Plays sound at its place on the media clock, sample by sample.
  *
  * In: {offset} frames of the device minus samples of the stream, {start, samples} sound from that sample of the
- * stream on, {drop: true} fall silent. Out, each 32 ms or so: {queued, missed, quiet}, see `Sound`.
+ * stream on, {drop: n} fall silent for the n-th time. Out, each 32 ms or so: {queued, missed, audible, drops}, see
+ * `Sound`.
  */
 
 const FADE_SAMPLES = 80;
@@ -17,6 +18,7 @@ class Playback extends AudioWorkletProcessor {
     this.chunks = [];
     this.queued = 0;
     this.missed = 0;
+    this.drops = 0;
     this.lastAudible = 0;
     this.blocks = 0;
     this.next = 0;
@@ -24,7 +26,7 @@ class Playback extends AudioWorkletProcessor {
   }
 
   take(message) {
-    if (message.drop) this.drop();
+    if (message.drop) this.drop(message.drop);
     if (message.offset !== undefined) this.offset = message.offset;
     if (!message.samples) return;
     this.chunks.push(message);
@@ -33,7 +35,8 @@ class Playback extends AudioWorkletProcessor {
   }
 
   /** A cut in the middle of a wave clicks; what would have come in the next 5 ms fades instead. */
-  drop() {
+  drop(number) {
+    this.drops = number;
     const from = this.next - (this.offset ?? 0);
     const tail = new Float32Array(FADE_SAMPLES);
     this.mix(from, tail);
@@ -74,7 +77,8 @@ class Playback extends AudioWorkletProcessor {
   }
 
   report() {
-    this.port.postMessage({ queued: this.queued, missed: this.missed, audible: this.lastAudible / sampleRate });
+    const audible = this.lastAudible / sampleRate;
+    this.port.postMessage({ queued: this.queued, missed: this.missed, audible, drops: this.drops });
   }
 }
 

@@ -61,7 +61,8 @@ export class Player {
   }
 
   audio(message) {
-    if (this.#hushed) return;
+    // Of no utterance, after a cut: the server's fade of what is no longer heard here. It is not waited for.
+    if (this.#hushed || (this.#cut && !message.utterance)) return;
     this.clock.arrived(message.pts_us, performance.now(), true);
     this.sound.push(message.pts_us, floats(samplesOf(message)));
   }

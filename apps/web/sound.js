@@ -11,6 +11,7 @@ export class Sound {
   #node = null;
   #distance_ms = null;
   #offset_us = null;
+  #drops = 0;
   /** What the worklet last said: samples that wait, samples that came too late, when something was last audible. */
   report = { queued: 0, missed: 0, audible: 0 };
 
@@ -21,7 +22,7 @@ export class Sound {
     const context = new AudioContext({ sampleRate: RATE_HZ, latencyHint: "interactive" });
     await context.audioWorklet.addModule(new URL("playback.worklet.js", import.meta.url));
     const node = new AudioWorkletNode(context, "playback", { numberOfInputs: 0, outputChannelCount: [1] });
-    node.port.onmessage = ({ data }) => { this.report = data; };
+    node.port.onmessage = ({ data }) => this.#reported(data);
     node.connect(context.destination);
     this.#context = context;
     this.#node = node;
@@ -80,8 +81,15 @@ export class Sound {
     this.#node?.port.postMessage({ start, samples }, [samples.buffer]);
   }
 
+  /** Nothing waits from now on, though the device's thread may hear of it a moment later. */
   drop() {
-    this.#node?.port.postMessage({ drop: true });
+    this.#drops += 1;
+    this.#node?.port.postMessage({ drop: this.#drops });
+    this.report = { ...this.report, queued: 0 };
+  }
+
+  #reported(report) {
+    this.report = report.drops < this.#drops ? { ...report, queued: 0 } : report;
   }
 }
 
