@@ -113,9 +113,7 @@ class Speaker:
         return self._loud_until_us if self._keeper.stream is not None else 0
 
     def _open(self, host: Host, device: Device) -> Stream:
-        with self._lock:
-            self._rate_hz = device.rate_hz
-            self._clear()
+        self.flush()
         return host.play(device, self._fill)
 
     def _clear(self) -> None:
@@ -132,8 +130,12 @@ class Speaker:
             self._waiting -= gone
             self.dropped_us += gone * 1_000_000 // self._rate_hz
 
-    def _fill(self, count: int, sounds_us: int) -> Samples:
+    def _fill(self, count: int, rate_hz: int, sounds_us: int) -> Samples:
         self._keeper.beat()
+        if rate_hz != self._rate_hz:
+            with self._lock:
+                self._rate_hz = rate_hz
+                self._clear()
         return self._take(count, sounds_us)
 
     def _take(self, count: int, sounds_us: int) -> Samples:
