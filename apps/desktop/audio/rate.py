@@ -67,11 +67,12 @@ class QuickRateChange(RateChange):
         self._past = joined[len(joined) - len(self._past) :]
         if not len(samples):
             return samples
-        return np.asarray(np.convolve(joined, self._taps, "valid"), np.float32)
+        filtered: Samples = np.convolve(joined, self._taps, "valid").astype(np.float32)
+        return filtered
 
 
 def _low_pass(edge: float) -> Samples:
     """A windowed sinc of unit gain; edge: as a share of half the rate."""
     n = np.arange(_TAPS) - (_TAPS - 1) / 2
     taps = np.sinc(edge * n) * np.blackman(_TAPS)
-    return (taps / taps.sum()).astype(np.float32)
+    return np.asarray(taps / taps.sum(), np.float32)
