@@ -209,10 +209,10 @@ def from_values(values: Mapping[str, Any]) -> Loaded:
             wrong.append(f"{name} must be {error}")
     kept = {key: value for key, value in values.items() if key not in CHECKS and key != _VERSION_KEY}
     version = values.get(_VERSION_KEY)
-    newer = isinstance(version, int) and version > VERSION
+    version = max(version, VERSION) if isinstance(version, int) else VERSION
     text = f"Some settings could not be used and are back to the usual ones: {'; '.join(wrong)}."
     notices = (Notice("settings_changed", text, "warning"),) if wrong else ()
-    return Loaded(Settings(**known, version=version if newer else VERSION, kept=kept), notices)
+    return Loaded(Settings(**known, version=version, kept=kept), notices)
 
 
 def to_values(settings: Settings) -> dict[str, Any]:
