@@ -14,7 +14,7 @@ import sys
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from queue import Empty, SimpleQueue
 from time import monotonic
 from typing import IO, Any, Protocol
@@ -149,9 +149,8 @@ class MachineCheck:
 
     def _ask_child(self) -> Verdict | None:
         """None when it was cancelled, or failed, which is told. Raises OSError when no process can be started."""
-        arguments = [sys.executable, "-m", "apps.desktop.checkup", json.dumps(_fields(self._asked))]
         child = subprocess.Popen(
-            arguments, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, close_fds=True
+            command(self._asked), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
         )
         last = ""
         try:
@@ -202,6 +201,11 @@ class MachineCheck:
         self._listener.on_notice(Notice("machine_check_failed", text, "warning"))
 
 
+def command(asked: Asked) -> list[str]:
+    """What the check's process is started with."""
+    return [sys.executable, "-m", "apps.desktop.checkup", json.dumps(asdict(asked))]
+
+
 def remembered(asked: Asked) -> Verdict | None:
     """What an earlier check has found, unless something has changed since that matters. Quick."""
     try:
@@ -250,10 +254,6 @@ def _key(asked: Asked) -> str:
         return MOCK
     bundle: Bundle = find_bundle(asked.model)
     return f"{situation(candidates(bundle), bundle, asked.threads)}-{asked.backend}"
-
-
-def _fields(asked: Asked) -> dict[str, Any]:
-    return {"model": asked.model, "backend": asked.backend, "threads": asked.threads}
 
 
 def _read(stream: IO[bytes], lines: SimpleQueue[dict[str, Any] | None]) -> None:
