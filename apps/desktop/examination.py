@@ -38,7 +38,7 @@ _ONE_SIDED = 3.0
 """How much brighter one half of the face may be than the other."""
 _BLURRED = 1.0
 """Least spread of the Laplacian, in spreads of the face's own grey values, at 128 pixels a crop."""
-_TURNED, _TILTED_DEG = 0.19, 20.0
+_TURNED, _TILTED_DEG = 0.19, 15.0
 """How far the nose may lie from the middle of the cheeks, in widths of the face."""
 _OPEN = 0.105
 """How far the lips may be apart, in heights of the face."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 from apps.desktop.audio.source import PACKET_MS, Deliver, Packet, Samples, Tell, clock_us
@@ -20,8 +21,9 @@ _ASLEEP_US = 500_000
 class FileSource:
     """See apps.desktop.audio.source.Source."""
 
-    def __init__(self, path: Path, loop: bool = False) -> None:
-        """loop: begin again at the end, until stopped."""
+    def __init__(self, path: Path, loop: bool = False, finished: Callable[[], None] | None = None) -> None:
+        """loop: begin again at the end, until stopped. finished: called each time that the end is reached."""
+        self._finished = finished
         self.path, self.name, self.loop = path, path.name, loop
         self._stopping = threading.Event()
         self._thread: threading.Thread | None = None
@@ -54,7 +56,8 @@ class FileSource:
         while position < len(pcm):
             samples = pcm[position : position + _PACKET]
             position += len(samples)
-            if position == len(pcm) and self.loop:
+            ends = position == len(pcm)
+            if ends and self.loop:
                 position = 0
             # As a microphone does, a packet comes when its last sample has sounded.
             due_us += len(samples) * 1_000_000 // SAMPLE_RATE_HZ
@@ -63,3 +66,5 @@ class FileSource:
             if clock_us() - due_us > _ASLEEP_US:
                 due_us = clock_us()
             deliver(Packet(samples, SAMPLE_RATE_HZ, due_us - len(samples) * 1_000_000 // SAMPLE_RATE_HZ))
+            if ends and self._finished is not None:
+                self._finished()

@@ -14,7 +14,7 @@ from typing import Literal, Protocol
 
 import numpy as np
 
-from apps.desktop.audio.rate import RateChange
+from apps.desktop.audio.rate import QuickRateChange
 from apps.desktop.audio.source import QUIET_DB, Deliver, Packet, Samples, level_db
 from engine.timeline.speech import OFF, ON, WINDOW, Probability, silero
 from engine.types import SAMPLE_RATE_HZ
@@ -81,7 +81,7 @@ class Gate:
         self._deliver, self._finished = deliver, finished
         self._player, self._canceller, self._probability = player, canceller, probability
         self._lock = threading.Lock()
-        self._rate: RateChange | None = None
+        self._rate: QuickRateChange | None = None
         self._window = np.zeros(0, np.float32)
         self._voiced = False
         self._before: deque[Packet] = deque()
@@ -124,7 +124,7 @@ class Gate:
 
     def _prepared(self, packet: Packet) -> Packet | None:
         if self._rate is None or self._rate.from_hz != packet.rate_hz:
-            self._rate = RateChange(packet.rate_hz, SAMPLE_RATE_HZ)
+            self._rate = QuickRateChange(packet.rate_hz, SAMPLE_RATE_HZ)
         samples, captured_us = self._rate.push(packet.samples, packet.captured_us)
         if self._canceller is not None and not self.config.headphones:
             samples, captured_us = self._canceller.clean(samples, captured_us)

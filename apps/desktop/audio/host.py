@@ -8,11 +8,15 @@ from typing import Protocol, TypeAlias
 
 from apps.desktop.audio.source import Samples
 
-Take: TypeAlias = Callable[[Samples, int], None]
-"""Called by the device's thread with mono samples [n] and when the first was captured, in microseconds."""
+Take: TypeAlias = Callable[[Samples, int, int], None]
+"""Called by the device's thread with mono samples [n], their rate in Hz, and when the first was captured, in
+microseconds.
+"""
 
-Fill: TypeAlias = Callable[[int, int], Samples]
-"""Called by the device's thread for mono samples [n], and told when the first will sound, in microseconds."""
+Fill: TypeAlias = Callable[[int, int, int], Samples]
+"""Called by the device's thread for mono samples [n] of a rate in Hz, and told when the first will sound, in
+microseconds.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,9 +66,9 @@ class Host(Protocol):
     def outputs(self) -> list[Device]: ...
 
     def record(self, device: Device, take: Take) -> Stream:
-        """Blocks of 20 ms at the device's own rate. Raises SoundDeviceError."""
+        """Blocks of 20 ms, at a rate that the host chooses. Raises SoundDeviceError."""
         ...
 
     def play(self, device: Device, fill: Fill) -> Stream:
-        """Raises SoundDeviceError."""
+        """At a rate that the host chooses, see Stream. Raises SoundDeviceError."""
         ...

@@ -23,13 +23,15 @@ _MISSING_LOOKS = 2
 @dataclass(frozen=True, slots=True)
 class Patience:
     """Seconds. first_s: until a stream's first callback; an idle null sink of PulseAudio takes two. silent_s: without a
-    callback, from then on. look_s: between looks at what is plugged in. retry_s: between attempts to open.
+    callback, from then on. look_s: between looks at what is plugged in. again_s: after a look that missed the device.
+    retry_s: between attempts to open.
     """
 
     step_s: float = 0.1
     first_s: float = 5.0
     silent_s: float = 1.0
-    look_s: float = 2.0
+    look_s: float = 1.5
+    again_s: float = 0.3
     retry_s: float = 1.0
 
 
@@ -116,7 +118,7 @@ class Keeper:
             return "nothing ever came" if _passed(self._opened_us, self._patience.first_s) else None
         if _passed(self._beat_us, self._patience.silent_s):
             return "it fell silent"
-        if _passed(self._looked_us, self._patience.look_s):
+        if _passed(self._looked_us, self._patience.again_s if self._missing else self._patience.look_s):
             return self._look()
         return None
 

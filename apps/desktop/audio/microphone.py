@@ -74,9 +74,9 @@ class Microphone:
             thread.join(_STOP_S)
 
     def _open(self, host: Host, device: Device) -> Stream:
-        def take(samples: Samples, captured_us: int) -> None:
+        def take(samples: Samples, rate_hz: int, captured_us: int) -> None:
             self._keeper.beat()
-            self._put(Packet(samples, device.rate_hz, captured_us))
+            self._put(Packet(samples, rate_hz, captured_us))
 
         return host.record(device, take)
 

@@ -20,6 +20,7 @@ from apps.desktop.audio.errors import NoSuchDeviceError
 from apps.desktop.audio.host import Device, Fill, Stream, Take
 from apps.desktop.audio.portaudio import Entry, Library
 from apps.desktop.audio.streams import Desk
+from engine.types import SAMPLE_RATE_HZ
 
 NAME = "PulseAudio"
 _ANSWER_S = 2.0
@@ -34,7 +35,9 @@ def is_running() -> bool:
 
 
 class PulseHost:
-    """All that the sound server has, through PortAudio."""
+    """All that the sound server has, through PortAudio. Streams are mono and of the model's rate: the server converts,
+    in less time than a filter of ours takes to fill.
+    """
 
     name = NAME
 
@@ -51,11 +54,11 @@ class PulseHost:
 
     def record(self, device: Device, take: Take) -> Stream:
         with self._desk.lock, _sent_to("PULSE_SOURCE", device.id):
-            return self._desk.record(self._entry(), device.rate_hz, [min(device.channels, 2)], take)
+            return self._desk.record(self._entry(), SAMPLE_RATE_HZ, [1], take)
 
     def play(self, device: Device, fill: Fill) -> Stream:
         with self._desk.lock, _sent_to("PULSE_SINK", device.id):
-            return self._desk.play(self._entry(), device.rate_hz, [min(device.channels, 2)], fill)
+            return self._desk.play(self._entry(), SAMPLE_RATE_HZ, [1], fill)
 
     def _entry(self) -> Entry:
         with self._desk.lock:

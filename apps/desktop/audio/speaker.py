@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,11 +15,11 @@ import numpy as np
 from apps.desktop.audio.host import Device, Host, Stream
 from apps.desktop.audio.keeper import Keeper, Patience, Ways
 from apps.desktop.audio.rate import RateChange
-from apps.desktop.audio.source import Samples, Tell, clock_us, level_db
+from apps.desktop.audio.source import Packet, Samples, Tell, clock_us, level_db
 from engine.types import SAMPLE_RATE_HZ
 
-LONGEST_US = 400_000
-"""Sound that may wait to be played; the oldest goes first."""
+LONGEST_US, TRIMMED_US = 250_000, 100_000
+"""Sound that may wait to be played, and what is left of it when it gets longer: delay must not stay."""
 
 PREBUFFER_US = 60_000
 """Sound that must wait before playing begins, and again after it ran out: a frame, and half of one for jitter."""
@@ -40,9 +41,16 @@ class Speaker:
     """Plays mono sound at 16 kHz. All methods may be called from any thread and return at once but `stop`."""
 
     def __init__(
-        self, device_name: str | None = None, host: Host | None = None, patience: Patience | None = None
+        self,
+        device_name: str | None = None,
+        host: Host | None = None,
+        patience: Patience | None = None,
+        played: Callable[[Packet], None] | None = None,
     ) -> None:
-        """device_name: see apps.desktop.audio.devices.choose; None for the default one."""
+        """device_name: see apps.desktop.audio.devices.choose; None for the default one. played: called in the device's
+        thread with all that is given to it, and when it sounds, for apps.desktop.audio.echo.
+        """
+        self._played = played
         self.name = device_name or "speaker"
         self.dropped_us = self.starved = 0
         """Sound that had no room, and how often there was none in time."""
@@ -113,9 +121,7 @@ class Speaker:
         return self._loud_until_us if self._keeper.stream is not None else 0
 
     def _open(self, host: Host, device: Device) -> Stream:
-        with self._lock:
-            self._rate_hz = device.rate_hz
-            self._clear()
+        self.flush()
         return host.play(device, self._fill)
 
     def _clear(self) -> None:
@@ -126,15 +132,23 @@ class Speaker:
     def _append(self, chunk: _Chunk) -> None:
         self._chunks.append(chunk)
         self._waiting += len(chunk.samples)
-        most = LONGEST_US * self._rate_hz // 1_000_000
-        while self._waiting > most and len(self._chunks) > 1:
+        if self._waiting * 1_000_000 <= LONGEST_US * self._rate_hz:
+            return
+        while self._waiting * 1_000_000 > TRIMMED_US * self._rate_hz and len(self._chunks) > 1:
             gone = len(self._chunks.popleft().samples)
             self._waiting -= gone
             self.dropped_us += gone * 1_000_000 // self._rate_hz
 
-    def _fill(self, count: int, sounds_us: int) -> Samples:
+    def _fill(self, count: int, rate_hz: int, sounds_us: int) -> Samples:
         self._keeper.beat()
-        return self._take(count, sounds_us)
+        if rate_hz != self._rate_hz:
+            with self._lock:
+                self._rate_hz = rate_hz
+                self._clear()
+        samples = self._take(count, sounds_us)
+        if self._played is not None:
+            self._played(Packet(samples, rate_hz, sounds_us))
+        return samples
 
     def _take(self, count: int, sounds_us: int) -> Samples:
         out = np.zeros(count, np.float32)

@@ -60,7 +60,7 @@ class Desk:
         return self._first(
             channels,
             rate_hz,
-            lambda count: self.library.record(entry.index, rate_hz, count, _taking(take, count)),
+            lambda count: self.library.record(entry.index, rate_hz, count, _taking(take, rate_hz, count)),
         )
 
     def play(self, entry: Entry, rate_hz: int, channels: Sequence[int], fill: Fill) -> RunningStream:
@@ -68,7 +68,7 @@ class Desk:
         return self._first(
             channels,
             rate_hz,
-            lambda count: self.library.play(entry.index, rate_hz, count, _filling(fill, count)),
+            lambda count: self.library.play(entry.index, rate_hz, count, _filling(fill, rate_hz, count)),
         )
 
     def restart(self) -> None:
@@ -90,11 +90,11 @@ class Desk:
         raise refusals[0]
 
 
-def _taking(take: Take, channels: int) -> RawTake:
+def _taking(take: Take, rate_hz: int, channels: int) -> RawTake:
     def raw(data: bytes, age_s: float) -> None:
         try:
             samples = np.frombuffer(data, np.float32).reshape(-1, channels)
-            take(samples.mean(1, dtype=np.float32), clock_us() - round(age_s * 1e6))
+            take(samples.mean(1, dtype=np.float32), rate_hz, clock_us() - round(age_s * 1e6))
         except Exception:
             # PortAudio would end the stream, and nobody would learn why.
             _LOG.exception("sound that was recorded is lost")
@@ -102,10 +102,10 @@ def _taking(take: Take, channels: int) -> RawTake:
     return raw
 
 
-def _filling(fill: Fill, channels: int) -> RawFill:
+def _filling(fill: Fill, rate_hz: int, channels: int) -> RawFill:
     def raw(frames: int, ahead_s: float) -> bytes:
         try:
-            samples: Samples = fill(frames, clock_us() + round(ahead_s * 1e6))
+            samples: Samples = fill(frames, rate_hz, clock_us() + round(ahead_s * 1e6))
             return np.repeat(samples.astype(np.float32), channels).tobytes()
         except Exception:
             _LOG.exception("sound that was to be played is lost")
