@@ -17,8 +17,8 @@ _EXAMPLES = """examples:
   visavis live --model mock                         without a model, to try the window in a second
   visavis live --server ws://gpu-box:8765/v1/avatar the pictures are computed there
 
-F1 in the window lists its keys. What you choose there is remembered, and so is what you say here of sound. VISAVIS_CONFIG names a folder for settings,
-portraits and logs other than the usual one; VISAVIS_TOKEN holds what --server asks for. The guide is docs/desktop.md.
+F1 in the window lists its keys. What you choose there is remembered, and so is what you say here of sound.
+VISAVIS_CONFIG names a folder for settings, portraits and logs other than the usual one; VISAVIS_TOKEN holds what --server asks for. The guide is docs/desktop.md.
 """
 
 
@@ -47,6 +47,7 @@ def _add_sound(live: argparse.ArgumentParser) -> None:
     sound.add_argument("--mic", metavar="NAME", help="microphone, by its name or a part of it")
     sound.add_argument("--file", type=Path, metavar="FILE", help="sound or video file, for --source file")
     sound.add_argument("--speaker", metavar="NAME", help="play the avatar's sound there")
+    sound.add_argument("--hear-aloud", action="store_true", default=None, help="play the avatar's sound")
     sound.add_argument("--mode", choices=("speak", "listen"), help="your voice is the avatar's own, or its partner's")
     sound.add_argument("--mic-mode", choices=("open", "push", "muted"), help="push: only while Space is held")
     sound.add_argument("--headphones", action="store_true", default=None, help="there is no echo to guard against")
@@ -85,7 +86,7 @@ def _settings(args: argparse.Namespace) -> dict[str, Any]:
         microphone=args.mic,
         file=str(args.file.resolve()) if args.file else None,
         speaker=args.speaker,
-        hear_aloud=True if args.speaker else None,
+        hear_aloud=True if args.speaker else args.hear_aloud,
         mode=args.mode,
         mic_mode=args.mic_mode,
         headphones=args.headphones,

@@ -11,18 +11,20 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
+from threading import Lock
 from typing import Any, Protocol
 
 from apps.desktop.audio.devices import DeviceWatch, list_inputs, list_outputs
-from apps.desktop.ears import Ears, Hearing, OpenSource, sentence, usual_source
+from apps.desktop.ears import Ears, Hearing, Opener, OpenSource, sentence
 from apps.desktop.errands import Errands
 from apps.desktop.examination import Examination
+from apps.desktop.firstrun import Asked, MachineCheck, Progress, Verdict
 from apps.desktop.keeper import SettingsKeeper
 from apps.desktop.library import Card, PortraitLibrary
+from apps.desktop.logs import export
 from apps.desktop.notice import Notice
 from apps.desktop.settings import Settings
-from apps.desktop.stage.contract import Listener, Loudspeaker, StageConfig
-from apps.desktop.stage.outlets import Doors, OpenSpeaker, open_usual_speaker
+from apps.desktop.stage.contract import Listener, StageConfig
 from apps.desktop.stage.stage import Stage
 from engine.errors import AvatarError, OutputNotWritableError, PortraitError
 
@@ -57,36 +59,20 @@ class DeskListener(Listener, Protocol):
 
     def on_examined(self, examined: Examined) -> None: ...
 
+    def on_progress(self, progress: Progress) -> None: ...
 
-class _Heard:
-    """The loudspeaker of the moment, as the gate asks for it."""
-
-    def __init__(self, open_speaker: OpenSpeaker) -> None:
-        self._open = open_speaker
-        self._speaker: Loudspeaker | None = None
-
-    def open(self, device: str | None) -> Loudspeaker:
-        self._speaker = self._open(device)
-        return self._speaker
-
-    @property
-    def heard_until_us(self) -> int:
-        return int(getattr(self._speaker, "heard_until_us", 0))
+    def on_verdict(self, verdict: Verdict) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
 class Means:
     """What the desk works with; tests have their own. devices: looks what there is, and may take a while."""
 
-    stage: Callable[[StageConfig, Listener, Doors], Stage]
-    open_source: OpenSource = usual_source
-    open_speaker: OpenSpeaker = open_usual_speaker
+    stage: Callable[[StageConfig, Listener], Stage] = Stage
+    open_source: OpenSource | None = None
     devices: Callable[[], Devices] = Devices
     watch_devices: bool = True
-
-
-def usual_stage(config: StageConfig, listener: Listener, doors: Doors) -> Stage:
-    return Stage(config, listener, doors=doors)
+    check: bool = True
 
 
 def plugged_in() -> Devices:
@@ -99,7 +85,7 @@ def plugged_in() -> Devices:
     )
 
 
-USUAL = Means(usual_stage, devices=plugged_in)
+USUAL = Means(devices=plugged_in)
 
 
 class Desk:
@@ -114,16 +100,25 @@ class Desk:
         computing: Mapping[str, Any] | None = None,
         token: str | None = None,
     ) -> None:
-        """computing: model, backend, threads, size_px or server until others are chosen, not remembered. token: what a server asks for, see Settings.server. Raises FileMissingError when there is no portrait."""
+        """computing: model, backend, threads, size_px or server until others are chosen; not remembered. token: what a
+        server asks for, see Settings.server. Raises FileMissingError when there is no portrait.
+        """
         self.library, self._keeper, self._listener, self._means, self._token = library, keeper, listener, means, token
         self._computing = dict(computing or {})
-        self._heard = _Heard(means.open_speaker)
-        self.stage = means.stage(self._stage_config(), listener, Doors(open_speaker=self._heard.open))
-        self.ears = Ears(self.stage.hear, self.stage.end_of_speech, listener.on_notice, self._heard, means.open_source)
+        self.stage = means.stage(self._stage_config(), listener)
+        open_source = means.open_source or Opener(self.stage).open
+        self.ears = Ears(self.stage.hear, self.stage.end_of_speech, listener.on_notice, self.stage, open_source)
         self._sound, self._pictures = Errands("visavis-sound"), Errands("visavis-portraits")
         self._watch = DeviceWatch(lambda _came, _went: self.look_for_devices()) if means.watch_devices else None
+        self._check: MachineCheck | None = None
+        self._lock, self._begun = Lock(), False
         self.camera_on = False
         self.transparent_on = False
+
+    @property
+    def computing(self) -> Settings:
+        """The settings with what holds for this run only."""
+        return replace(self.settings, **self._computing)
 
     @property
     def settings(self) -> Settings:
@@ -134,21 +129,60 @@ class Desk:
         return self._keeper.change(**values)
 
     def start(self) -> None:
-        self.stage.set_mode(self.settings.mode)
-        self.stage.start()
+        """Everything but the model; that is opened as soon as the machine check says by which backend."""
         if self.settings.hear_aloud:
             self.hear_aloud(True)
+        self.stage.set_mode(self.settings.mode)
         self.listen()
         self.look_for_devices()
         self.look_for_people()
         if self._watch is not None:
             self._watch.start()
+        if self._means.check and not self.computing.server:
+            self.check()
+        else:
+            self.on_backend(self.computing.backend)
+
+    def check(self, again: bool = False) -> None:
+        """Look what this machine can do. again: whatever is remembered."""
+        if self._check is not None:
+            self._check.cancel()
+        computing = self.computing
+        asked = Asked(computing.model, computing.backend, computing.threads)
+        self._check = MachineCheck(asked, self, again=again)
+        self._check.start()
+
+    def skip_check(self) -> None:
+        if self._check is not None:
+            self._check.cancel()
+
+    # What the machine check tells, in its thread.
+
+    def on_backend(self, backend: str) -> None:
+        config = replace(self._stage_config(), backend=backend)
+        with self._lock:
+            begun, self._begun = self._begun, True
+        if begun:
+            self.stage.use(config)
+        else:
+            self.stage.config = config
+            self.stage.start()
+
+    def on_progress(self, progress: Progress) -> None:
+        self._listener.on_progress(progress)
+
+    def on_verdict(self, verdict: Verdict) -> None:
+        self._listener.on_verdict(verdict)
+
+    def on_notice(self, notice: Notice) -> None:
+        self._listener.on_notice(notice)
 
     def close(self, timeout_s: float = 1.5) -> bool:
         """End everything; idempotent. False when something still runs, which the program's end then ends."""
         end_s = time.monotonic() + timeout_s
         if self._watch is not None:
             self._watch.stop()
+        self.skip_check()
         self._pictures.close()
         self._sound.close(last=self.ears.close)
         in_time = self.stage.close(max(0.0, timeout_s - _CLOSE_S))
@@ -211,10 +245,13 @@ class Desk:
             self.stage.transparent(on)
 
     def use(self, **values: Any) -> None:
-        """Another model, backend, size_px, threads or server."""
-        self._computing = {}
+        """Another model, backend, size_px, threads or server. Raises ArgumentError."""
         self._keeper.change(**values)
-        self.stage.use(self._stage_config())
+        self._computing = {}
+        if self._means.check and not self.computing.server:
+            self.check()
+        else:
+            self.on_backend(self.computing.backend)
 
     # What goes out.
 
@@ -231,10 +268,14 @@ class Desk:
     def screenshot(self) -> None:
         self._write(self.stage.screenshot, ".png")
 
+    def export_log(self) -> None:
+        """A zip for a bug report, among the recordings."""
+        self._write(lambda path: self._pictures.do("log", lambda: self._export_log(path)), ".zip")
+
     # Errands.
 
     def _stage_config(self) -> StageConfig:
-        settings = replace(self.settings, **self._computing)
+        settings = self.computing
         try:
             portrait = self.library.path(settings.portrait)
         except AvatarError:
@@ -290,9 +331,17 @@ class Desk:
             self._tell(error)
         self.look_for_people()
 
+    def _export_log(self, path: Path) -> None:
+        try:
+            export(path, self.settings)
+        except AvatarError as error:
+            self._tell(error)
+        else:
+            self._listener.on_notice(Notice("log_saved", f"The log for a bug report is {path}", "info"))
+
     def _tell(self, error: AvatarError) -> None:
-        level = "warning" if isinstance(error, PortraitError) else "error"
-        self._listener.on_notice(Notice(error.code, sentence(error), level))
+        grave = not isinstance(error, PortraitError)
+        self._listener.on_notice(Notice(error.code, sentence(error), "error" if grave else "warning"))
 
 
 def _free_path(folder: Path, ending: str) -> Path:

@@ -7,14 +7,23 @@ from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
 
+from apps.desktop.audio.caller import Puppet
 from apps.desktop.audio.gate import Gate, GateConfig, Player
 from apps.desktop.audio.source import QUIET_DB, Packet, Source, Tell
 from apps.desktop.notice import Notice
-from engine.errors import ArgumentError, AvatarError
+from engine.errors import AvatarError, ExtraMissingError, FileMissingError
 
 MICROPHONE, LOOPBACK, FILE, SOCKET = "microphone", "loopback", "file", "socket"
 FILE_OVER = "file_over"
 """A file source's last word."""
+
+_TROUBLES = {
+    "no_microphone": "none",
+    "microphone_busy": "busy",
+    "microphone_lost": "lost",
+    "microphone_failed": "failed",
+    "microphone_back": "",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,23 +45,41 @@ OpenSource = Callable[[Hearing], Source]
 """May take a while. Raises AvatarError."""
 
 
-def usual_source(hearing: Hearing) -> Source:
-    """Raises AvatarError."""
-    if hearing.source == MICROPHONE:
-        from apps.desktop.audio.microphone import Microphone
+class Opener:
+    """The sources of this machine."""
 
-        return Microphone(hearing.name or None)
-    if hearing.source == LOOPBACK:
-        from apps.desktop.audio.loopback import Loopback
+    def __init__(self, puppet: Puppet) -> None:
+        """puppet: whom chatbots speak through, see apps.desktop.audio.socket_source."""
+        self._puppet = puppet
 
-        return Loopback(hearing.name or None)
-    if hearing.source == FILE:
-        from apps.desktop.audio.file_source import FileSource
+    def open(self, hearing: Hearing) -> Source:
+        """Raises AvatarError."""
+        if hearing.source == MICROPHONE:
+            from apps.desktop.audio.microphone import Microphone
 
-        if not hearing.name:
-            raise ArgumentError("choose a sound file first: the folder button beside the source opens one")
-        return FileSource(Path(hearing.name))
-    raise ArgumentError(f"there is no source {hearing.source!r}")
+            return Microphone(hearing.name or None)
+        if hearing.source == LOOPBACK:
+            from apps.desktop.audio.loopback import Loopback
+
+            return Loopback(hearing.name or None)
+        if hearing.source == FILE:
+            return _open_file(hearing.name)
+        return self._open_socket()
+
+    def _open_socket(self) -> Source:
+        try:
+            from apps.desktop.audio.socket_source import SocketSource
+        except ModuleNotFoundError as error:
+            raise ExtraMissingError(f"chatbots need {error.name}; pip install 'visavis[server]'") from error
+        return SocketSource(self._puppet)
+
+
+def _open_file(name: str) -> Source:
+    from apps.desktop.audio.file_source import FileSource
+
+    if not name:
+        raise FileMissingError("no sound file is chosen; the button beside the source opens one")
+    return FileSource(Path(name))
 
 
 class Ears:
@@ -63,8 +90,8 @@ class Ears:
         hear: Callable[[Packet], None],
         finished: Callable[[], None],
         tell: Tell,
-        player: Player | None = None,
-        open_source: OpenSource = usual_source,
+        player: Player | None,
+        open_source: OpenSource,
     ) -> None:
         """hear, finished: get what passes the gate, and the end of what was being said. player: the avatar's sound."""
         self._hear, self._finished, self._tell = hear, finished, tell
@@ -73,6 +100,7 @@ class Ears:
         self._hearing = Hearing()
         self._gate: Gate | None = None
         self._source: Source | None = None
+        self._trouble = ""
 
     @property
     def level_db(self) -> float:
@@ -85,9 +113,20 @@ class Ears:
         gate = self._gate
         return "off" if gate is None else gate.state
 
+    @property
+    def device_state(self) -> str:
+        """live; muted; opening; or why nothing is heard: none, busy, lost, failed."""
+        if self._trouble:
+            return self._trouble
+        if self._hearing.mic_mode == "muted":
+            return "muted"
+        source = self._source
+        return "live" if source is not None and getattr(source, "device", source) is not None else "opening"
+
     def listen(self, hearing: Hearing) -> None:
         """Another source in place of the one before. What cannot be opened is told."""
         self.close()
+        self._trouble = ""
         with self._lock:
             self._hearing = hearing
         gate = Gate(self._hear, self._finished, _config(hearing), player=self._player)
@@ -129,6 +168,7 @@ class Ears:
         def tell(notice: Notice) -> None:
             if notice.code == FILE_OVER:
                 gate.close()
+            self._trouble = _TROUBLES.get(notice.code, self._trouble)
             self._tell(notice)
 
         return tell

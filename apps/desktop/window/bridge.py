@@ -10,6 +10,7 @@ from threading import Lock
 from PySide6.QtCore import QObject, Signal
 
 from apps.desktop.desk import Devices, Examined
+from apps.desktop.firstrun import Progress, Verdict
 from apps.desktop.library import Card
 from apps.desktop.notice import Notice
 from apps.desktop.stage.contract import Phase, Shown
@@ -27,7 +28,8 @@ class Bridge(QObject):
     cards_came = Signal(object)
     examined_came = Signal(object)
     caption_came = Signal(str)
-    check_came = Signal(object)
+    progress_came = Signal(object)
+    verdict_came = Signal(object)
 
     def __init__(self) -> None:
         super().__init__()
@@ -66,6 +68,12 @@ class Bridge(QObject):
 
     def on_examined(self, examined: Examined) -> None:
         self.examined_came.emit(examined)
+
+    def on_progress(self, progress: Progress) -> None:
+        self.progress_came.emit(progress)
+
+    def on_verdict(self, verdict: Verdict) -> None:
+        self.verdict_came.emit(verdict)
 
     def on_caption(self, text: str) -> None:
         self.caption_came.emit(text)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TypeVar
 
 from PySide6.QtCore import QEvent, QPoint, QPointF, QRect, QRectF, QSize, Qt, Signal
 from PySide6.QtGui import QAccessible, QAccessibleEvent, QColor, QKeyEvent, QMouseEvent, QPainter, QPaintEvent, QPen
 from PySide6.QtWidgets import (
+    QAbstractButton,
     QButtonGroup,
     QFrame,
     QHBoxLayout,
@@ -21,6 +23,8 @@ from PySide6.QtWidgets import (
 
 from apps.desktop.window import theme
 
+W = TypeVar("W", bound=QWidget)
+
 QUIETEST_DB = -60.0
 """Left end of the meter."""
 
@@ -32,7 +36,8 @@ class Segments(QFrame):
 
     def __init__(self, label: str, choices: Sequence[tuple[str, str]]) -> None:
         """label: for screen readers; choices: values and texts."""
-        super().__init__(objectName="segments")
+        super().__init__()
+        self.setObjectName("segments")
         self.setAccessibleName(label)
         row = QHBoxLayout(self)
         row.setContentsMargins(3, 3, 3, 3)
@@ -40,7 +45,7 @@ class Segments(QFrame):
         self._group = QButtonGroup(self)
         self._buttons: dict[str, QPushButton] = {}
         for value, text in choices:
-            button = QPushButton(text, checkable=True, objectName=f"{value}")
+            button = named(QPushButton(text), value, checkable=True)
             button.setAccessibleName(f"{label}: {text}")
             button.setSizePolicy(QSizePolicy.Policy.MinimumExpanding, QSizePolicy.Policy.Fixed)
             button.clicked.connect(lambda _=False, value=value: self.chosen.emit(value))
@@ -66,7 +71,7 @@ class Chips(QWidget):
         self._buttons: dict[str, QPushButton] = {}
         group = QButtonGroup(self)
         for value, text in choices:
-            button = QPushButton(text, checkable=True, objectName="chip")
+            button = named(QPushButton(text), "chip", checkable=True)
             button.setAccessibleName(f"{label}: {text}")
             button.clicked.connect(lambda _=False, value=value: self.chosen.emit(value))
             group.addButton(button)
@@ -252,7 +257,8 @@ class Section(QFrame):
     """A card of the panel: a title, something small beside it, and what belongs to it."""
 
     def __init__(self, title: str) -> None:
-        super().__init__(objectName="card")
+        super().__init__()
+        self.setObjectName("card")
         self.setAccessibleName(title)
         self.column = QVBoxLayout(self)
         self.column.setContentsMargins(13, 11, 13, 13)
@@ -260,7 +266,7 @@ class Section(QFrame):
         row = QHBoxLayout()
         heading = QLabel(title)
         heading.setFont(theme.font(1.05, bold=True))
-        self.value = QLabel(objectName="value")
+        self.value = named(QLabel(), "value")
         self.value.setAlignment(Qt.AlignmentFlag.AlignRight | Qt.AlignmentFlag.AlignVCenter)
         row.addWidget(heading)
         row.addWidget(self.value, 1)
@@ -278,9 +284,17 @@ class Section(QFrame):
         self.column.addLayout(row)
 
 
+def named(widget: W, name: str, checkable: bool = False) -> W:
+    """The widget, with the name that the style sheet knows it by."""
+    widget.setObjectName(name)
+    if checkable and isinstance(widget, QAbstractButton):
+        widget.setCheckable(True)
+    return widget
+
+
 def wrapped(text: str = "", name: str = "") -> QLabel:
     """A label whose text takes as many lines as it needs."""
-    label = QLabel(text, objectName=name)
+    label = named(QLabel(text), name)
     label.setWordWrap(True)
     label.setTextFormat(Qt.TextFormat.PlainText)
     return label

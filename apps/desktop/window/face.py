@@ -22,7 +22,7 @@ from PySide6.QtGui import (
 )
 from PySide6.QtWidgets import QProgressBar, QWidget
 
-from apps.desktop.library import Pixels
+from apps.desktop.examination import Pixels
 from apps.desktop.stage.contract import Phase, PhaseKind, Shown
 from apps.desktop.window import theme
 from engine.types import AvatarState
@@ -64,7 +64,8 @@ class FaceView(QWidget):
     opened_full = Signal()
 
     def __init__(self) -> None:
-        super().__init__(objectName="picture")
+        super().__init__()
+        self.setObjectName("picture")
         self.setFocusPolicy(Qt.FocusPolicy.StrongFocus)
         self.setAcceptDrops(True)
         self.setMinimumSize(160, 160)
@@ -241,7 +242,9 @@ class FaceView(QWidget):
             painter.drawEllipse(QPointF(left + 3.5, area.center().y()), 3.5, 3.5)
             left += 13
         painter.setPen(_ON_SHADE)
-        painter.drawText(QRectF(left, area.top(), area.right() - left, area.height()), Qt.AlignmentFlag.AlignVCenter, text)
+        painter.drawText(
+            QRectF(left, area.top(), area.right() - left, area.height()), Qt.AlignmentFlag.AlignVCenter, text
+        )
         return area
 
     def _figures(self, painter: QPainter, inside: QRect) -> None:
@@ -257,7 +260,9 @@ class FaceView(QWidget):
         painter.drawRoundedRect(area, 10, 10)
         painter.setPen(_ON_SHADE)
         for number, line in enumerate(lines):
-            painter.drawText(QPointF(area.left() + 11, area.top() + 8 + metrics.ascent() + number * metrics.height()), line)
+            painter.drawText(
+                QPointF(area.left() + 11, area.top() + 8 + metrics.ascent() + number * metrics.height()), line
+            )
 
     def _caption_area(self, painter: QPainter, inside: QRect) -> QRectF:
         painter.setFont(theme.font(1.2))

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections import deque
 from dataclasses import dataclass
 
-from PySide6.QtCore import Qt, QTimer, Signal
+from PySide6.QtCore import QTimer, Signal
 from PySide6.QtGui import QAccessible, QAccessibleEvent
 from PySide6.QtWidgets import QFrame, QHBoxLayout, QPushButton, QToolButton, QWidget
 
 from apps.desktop.notice import Notice
 from apps.desktop.window import icons, theme
-from apps.desktop.window.controls import wrapped
+from apps.desktop.window.controls import named, wrapped
 
 MOST = 8
 """That wait for their turn; of more the oldest is forgotten. All are in the log."""
@@ -30,30 +30,34 @@ class Way:
 _SOUND = Way("Choose another", "show_sound")
 WAYS: dict[str, Way] = {
     "no_such_device": _SOUND,
-    "device_busy": _SOUND,
-    "device_lost": _SOUND,
-    "sound_device": _SOUND,
-    "microphone_lost": _SOUND,
     "no_microphone": _SOUND,
+    "no_speaker": _SOUND,
     "no_loopback": _SOUND,
+    "microphone_busy": _SOUND,
+    "microphone_failed": _SOUND,
+    "microphone_lost": _SOUND,
+    "speaker_busy": _SOUND,
+    "speaker_failed": _SOUND,
+    "speaker_lost": _SOUND,
     "file_over": Way("Play again", "listen_again"),
     "file_missing": Way("Choose another", "open_sound"),
-    "bad_argument": Way("Open a file", "open_sound"),
     "unreadable_media": Way("Choose another", "open_sound"),
     "recording_saved": Way("Show folder", "show_recordings"),
     "screenshot_saved": Way("Show folder", "show_recordings"),
     "recording_failed": Way("Settings", "settings"),
     "output_not_writable": Way("Settings", "settings"),
-    "disk_full": Way("Settings", "settings"),
     "no_face": Way("Open another", "open_picture"),
     "backend_unavailable": Way("Settings", "settings"),
     "bundle_missing": Way("Settings", "settings"),
 }
 """By the notice's code; those that are not here can only be closed."""
 
+_TROUBLES = ("no_{}", "{}_busy", "{}_failed", "{}_lost")
 OVER: dict[str, tuple[str, ...]] = {
-    "device_back": ("no_such_device", "device_busy", "device_lost", "no_microphone", "microphone_lost", "sound_device"),
-    "camera_on": ("camera_lost", "camera_driver"),
+    "microphone_back": tuple(trouble.format("microphone") for trouble in _TROUBLES),
+    "speaker_back": tuple(trouble.format("speaker") for trouble in _TROUBLES),
+    "camera_on": ("camera_lost", "camera_driver", "extra_missing"),
+    "worker_back": ("worker_lost",),
 }
 """Good news, and the bad ones which they end."""
 
@@ -67,13 +71,14 @@ class NoticeBar(QFrame):
     """Another height, or none."""
 
     def __init__(self, parent: QWidget) -> None:
-        super().__init__(parent, objectName="notice")
+        super().__init__(parent)
+        self.setObjectName("notice")
         self.setAccessibleName("Notice")
         row = QHBoxLayout(self)
         row.setContentsMargins(13, 8, 8, 8)
         self._text = wrapped()
         self._way = QPushButton()
-        self._close = QToolButton(objectName="small")
+        self._close = named(QToolButton(), "small")
         self._close.setAccessibleName("Close the notice")
         self._close.setToolTip("Close")
         self._close.clicked.connect(self.close_notice)
@@ -105,8 +110,15 @@ class NoticeBar(QFrame):
 
     def fit(self, width: int) -> None:
         """Take that width, and the height that the text then needs."""
-        text_width = width - 26 - self._close.sizeHint().width() - (0 if self._way.isHidden() else 12 + self._way.sizeHint().width())
-        height = max(self._text.heightForWidth(text_width), self._close.sizeHint().height(), self._way.sizeHint().height())
+        text_width = (
+            width
+            - 26
+            - self._close.sizeHint().width()
+            - (0 if self._way.isHidden() else 12 + self._way.sizeHint().width())
+        )
+        height = max(
+            self._text.heightForWidth(text_width), self._close.sizeHint().height(), self._way.sizeHint().height()
+        )
         self.resize(width, height + 18)
 
     def _ask(self) -> None:
@@ -140,6 +152,3 @@ class NoticeBar(QFrame):
     def keyPressEvent(self, event: object) -> None:
         """The window's keys hold here too."""
         event.ignore()  # type: ignore[attr-defined]
-
-
-__all__ = ["OVER", "WAYS", "NoticeBar", "Qt", "Way"]
