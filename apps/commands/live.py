@@ -18,7 +18,8 @@ _EXAMPLES = """examples:
   visavis live --server ws://gpu-box:8765/v1/avatar the pictures are computed there
 
 F1 in the window lists its keys. What you choose there is remembered, and so is what you say here of sound.
-VISAVIS_CONFIG names a folder for settings, portraits and logs other than the usual one; VISAVIS_TOKEN holds what --server asks for. The guide is docs/desktop.md.
+VISAVIS_CONFIG names a folder for settings, portraits and logs other than the usual one; VISAVIS_TOKEN holds what
+--server asks for. The guide is docs/desktop.md.
 """
 
 

@@ -14,9 +14,9 @@ from engine.errors import ExtraMissingError
 class Options:
     """settings: values by name (apps.desktop.settings.Settings), remembered like those chosen in the window. computing:
     model, backend, threads, size_px and server for this run only, so that a try with `mock` is over when it is over.
-    portrait: name of a person of the library, or a picture file. theme: auto, light or dark.
-    pet: begin without a frame. camera: be one for other programs. stats: file that gets a line of JSON a second. exit_after_s: close by itself then.
-    token: what the server of Settings.server asks for; never kept.
+    portrait: name of a person of the library, or a picture file. theme: auto, light or dark. pet: begin without a
+    frame. camera: be one for other programs. stats: file that gets a line of JSON a second. exit_after_s: close by
+    itself then. token: what the server of Settings.server asks for; never kept.
     """
 
     settings: dict[str, Any] = field(default_factory=dict)

@@ -20,12 +20,15 @@ _STROKES = {
     "microphone_off": _MICROPHONE + '<path d="M4 4l16 16"/>',
     "stop": '<rect x="7" y="7" width="10" height="10" rx="2" fill="COLOUR"/>',
     "record": '<circle cx="12" cy="12" r="8"/><circle cx="12" cy="12" r="3.500" fill="COLOUR"/>',
-    "screenshot": '<path d="M4 8.500a2 2 0 0 1 2-2h2l1.500-2h5l1.500 2h2a2 2 0 0 1 2 2V17a2 2 0 0 1-2 2H6a2 2 0 0 1-2-2z"/>'
+    "screenshot": '<path d="M4 8.5a2 2 0 0 1 2-2h2l1.500-2h5l1.500 2h2a2 2 0 0 1 2 2V17a2 2 0 0 1-2 2H6a2 2 0 0 1-2-2z'
+    '"/>'
     '<circle cx="12" cy="12.500" r="3.200"/>',
     "camera": '<rect x="3" y="6.500" width="12" height="11" rx="2.500"/><path d="M15 11l6-3.500v9L15 13z"/>',
-    "pet": '<circle cx="12" cy="9" r="4.500"/><path d="M4.500 20.500c1-4 4-6 7.500-6s6.500 2 7.500 6" stroke-dasharray="3 2.600"/>',
+    "pet": '<circle cx="12" cy="9" r="4.500"/>'
+    '<path d="M4.500 20.500c1-4 4-6 7.500-6s6.500 2 7.500 6" stroke-dasharray="3 2.600"/>',
     "panel": '<rect x="3.500" y="5" width="17" height="14" rx="2.500"/><path d="M14.500 5v14"/>',
-    "help": '<circle cx="12" cy="12" r="8.500"/><path d="M9.600 9.500a2.500 2.500 0 1 1 3.400 2.300c-.700.300-1 .800-1 1.700M12 16.500v.1"/>',
+    "help": '<circle cx="12" cy="12" r="8.500"/>'
+    '<path d="M9.600 9.500a2.500 2.500 0 1 1 3.400 2.300c-.700.300-1 .800-1 1.700M12 16.500v.1"/>',
     "settings": '<path d="M4 7h9M17 7h3M4 12h3M11 12h9M4 17h11M19 17h1"/><circle cx="15" cy="7" r="2"/>'
     '<circle cx="9" cy="12" r="2"/><circle cx="17" cy="17" r="2"/>',
     "plus": '<path d="M12 5v14M5 12h14"/>',

@@ -28,7 +28,7 @@ class Binding:
 
 
 BINDINGS: tuple[Binding, ...] = (
-    Binding("Talk", "Space", "Hold to talk, when the microphone is set to push to talk", "talk", (Key.Key_Space,), held=True),
+    Binding("Talk", "Space", "Hold to talk, with “Push to talk” chosen", "talk", (Key.Key_Space,), held=True),
     Binding("Talk", "F9", "The same, wherever the focus is", "talk", (Key.Key_F9,), held=True),
     Binding("Talk", "M", "Mute, and back", "mute", (Key.Key_M,)),
     Binding("Talk", "Esc", "Interrupt; closes what lies over the picture first", "escape", (Key.Key_Escape,)),

@@ -110,7 +110,8 @@ QPushButton {{ background: {surface}; border: 1px solid {line}; border-radius: 9
 QPushButton:hover {{ background: {sunken}; }}
 QPushButton:checked {{ background: {accent_soft}; border-color: {accent}; color: {accent}; }}
 QPushButton:disabled {{ color: {muted}; background: {paper}; }}
-QPushButton:focus, QToolButton:focus, QComboBox:focus, QLineEdit:focus, QCheckBox:focus {{ border: 2px solid {accent}; }}
+QPushButton:focus, QToolButton:focus, QComboBox:focus {{ border: 2px solid {accent}; }}
+QLineEdit:focus, QCheckBox:focus {{ border: 2px solid {accent}; }}
 QPushButton:focus {{ padding: 5px 10px; }}
 QPushButton#main {{ background: {accent}; color: {accent_ink}; border-color: {accent}; font-weight: 600; }}
 QPushButton#main:hover {{ background: {accent}; }}
@@ -156,7 +157,8 @@ QScrollArea, QScrollArea > QWidget > QWidget#inside {{ background: transparent; 
 QScrollBar:vertical {{ background: transparent; width: 9px; margin: 2px; }}
 QScrollBar::handle:vertical {{ background: {line}; border-radius: 3px; min-height: 30px; }}
 QScrollBar::handle:vertical:hover {{ background: {muted}; }}
-QScrollBar::add-line, QScrollBar::sub-line, QScrollBar::add-page, QScrollBar::sub-page {{ background: none; height: 0; }}
+QScrollBar::add-line, QScrollBar::sub-line {{ background: none; height: 0; }}
+QScrollBar::add-page, QScrollBar::sub-page {{ background: none; }}
 QMenu {{ background: {surface}; border: 1px solid {line}; padding: 5px; }}
 QMenu::item {{ padding: 5px 22px 5px 12px; border-radius: 6px; }}
 QMenu::item:selected {{ background: {accent_soft}; }}
