@@ -76,7 +76,7 @@ class FakeSource:
     name = "microphone"
 
     def start(self, deliver: Any, _notice: Any) -> None:
-        deliver(Packet(np.full(320, 0.5, np.float32), 16_000, 0))
+        deliver(Packet(np.full(320, 0.5, np.float32), 16_000, 10**9))
 
     def stop(self) -> None:
         pass

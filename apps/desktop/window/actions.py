@@ -285,8 +285,9 @@ class Actions(QObject):
         preview = Preview()
         preview.taken.connect(self._take_picture)
         preview.another.connect(self.open_picture)
-        preview.show_examined(examined)
         self.window.open_sheet(examined.path.name, preview, 400)
+        preview.show_examined(examined)
+        self._fit_soon()
 
     def _on_progress(self, progress: Progress) -> None:
         if self._first_run is None:
@@ -297,7 +298,7 @@ class Actions(QObject):
     def _on_verdict(self, verdict: Verdict) -> None:
         if self._first_run is not None:
             self._first_run.show_verdict(verdict)
-            self.window.lay_out()
+            self._fit_soon()
 
     def _on_caption(self, text: str) -> None:
         if self.desk.settings.captions:
@@ -402,6 +403,10 @@ class Actions(QObject):
         self._first_run = form
         if self.window.sheet is not None:
             self.window.sheet.closed.connect(self._forget_first_run)
+
+    def _fit_soon(self) -> None:
+        """Qt counts what was put into a sheet only after this event."""
+        QTimer.singleShot(0, self.window.lay_out)
 
     def _forget_first_run(self) -> None:
         self._first_run = None
