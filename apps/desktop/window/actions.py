@@ -26,6 +26,8 @@ _CAPTION_MS = 6000
 _GAZE_DEGREES = {"gaze_x": 18.0, "gaze_y": 12.0, "yaw": 9.0, "pitch": 6.0}
 """At the pad's edge: the eyes go, and the head follows a little."""
 _SOUNDS = "Sound and video (*.wav *.flac *.mp3 *.ogg *.opus *.m4a *.mp4 *.mkv *.webm *.mov);;All files (*)"
+_OVER_SHEETS = ("escape", "talk", "mute", "quit")
+"""What keys still do while a sheet lies over the window."""
 _CAMERA_OFF = ("camera_lost", "camera_driver", "extra_missing")
 _FIGURES = (
     ("first frame", "first_frame_ms", "{:.0f} ms"),
@@ -73,6 +75,8 @@ class Actions(QObject):
     def on_key(self, key: int, control: bool, down: bool) -> None:
         binding: Binding | None = find(key, control)
         if binding is None or not (down or binding.held):
+            return
+        if self.window.sheet is not None and binding.action not in _OVER_SHEETS:
             return
         self.act(binding.action, down if binding.held else binding.value)
 
@@ -243,6 +247,7 @@ class Actions(QObject):
     def show_settings(self) -> None:
         """Everything on the window as the settings have it."""
         window, settings = self.window, self.desk.settings
+        window.stay_on_top(settings.on_top)
         window.panel.sound.show_settings(settings)
         window.dock.check("panel", settings.panel)
         window.dock.check("camera", self.desk.camera_on)

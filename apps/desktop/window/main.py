@@ -56,6 +56,14 @@ class MainWindow(QWidget):
         self.panel.dress()
         self.update()
 
+    def stay_on_top(self, on: bool) -> None:
+        """A change of its flags hides a window, so it is shown again."""
+        flag = Qt.WindowType.WindowStaysOnTopHint
+        if bool(self.windowFlags() & flag) != on:
+            visible = self.isVisible()
+            self.setWindowFlag(flag, on)
+            self.setVisible(visible)
+
     def open_sheet(self, title: str, content: QWidget, width_px: int = 520) -> None:
         """In place of the one that is open."""
         self.close_sheet()
