@@ -173,7 +173,7 @@ def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Desk
     )
     made = Desk(keeper, PortraitLibrary(), listener, means, {"model": "mock"})
     yield made, listener
-    assert made.close()
+    assert made.close(20)
 
 
 def test_desk_begins_with_what_holds_for_this_run(desk: tuple[Desk, Heard]) -> None:

@@ -210,7 +210,9 @@ class Desk:
             self._hotkey.close(0.0)
         self._sound.close(last=self.ears.close)
         in_time = self.stage.close(max(0.0, timeout_s - _CLOSE_S))
-        in_time &= self._sound.join(max(0.0, end_s - time.monotonic()))
+        # A thread that is inside OpenCV or a driver when the interpreter ends takes the process down with it.
+        for errands in (self._sound, self._pictures, self._keys):
+            in_time &= errands.join(max(0.0, end_s - time.monotonic()))
         return self._keeper.close(max(0.1, end_s - time.monotonic())) and in_time
 
     # What is heard.
