@@ -77,6 +77,11 @@ class Children:
             self._running.remove(child)
         return time.monotonic() - began
 
+    @property
+    def running(self) -> list[subprocess.Popen[bytes]]:
+        """Those that were started and not stopped, oldest first."""
+        return list(self._running)
+
     def log_of(self, program: str) -> Path:
         return self._folder / f"{Path(program).name}.log"
 

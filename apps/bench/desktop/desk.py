@@ -22,7 +22,7 @@ from apps.bench.desktop.screen import Screen
 from apps.bench.desktop.sound import SoundServer
 from engine.errors import ExtraMissingError
 
-PROGRAMS = ("Xvfb", "openbox", "xdotool", "pulseaudio", "pactl")
+PROGRAMS = ("Xvfb", "openbox", "xdotool", "hsetroot", "pulseaudio", "pactl")
 PACKAGES = ("PySide6", "sounddevice")
 _SETTLE_S = 0.3
 """A window manager says nothing when it is ready."""
@@ -74,5 +74,5 @@ def require() -> None:
     if lacking := missing():
         raise ExtraMissingError(
             f"a desk to measure at needs {', '.join(lacking)}. On Debian: apt-get install xvfb openbox xdotool "
-            "pulseaudio libportaudio2 and pip install 'visavis[desktop]'"
+            "hsetroot pulseaudio libportaudio2, and pip install 'visavis[desktop]'"
         )
