@@ -161,7 +161,7 @@ class Mp4Writer:
             )
         except (av.error.FFmpegError, OSError) as error:
             raise OutputNotWritableError(f"{self.path} cannot be written: {error}") from error
-        self._container.metadata.update(_metadata())
+        self._container.metadata.update(film_metadata())
         self._video = self._add_video(threads)
         self._audio = self._add_audio()
 
@@ -260,10 +260,11 @@ def check_output(path: Path) -> None:
         raise OutputNotWritableError(f"the folder {path.parent} may not be written to; check its permissions")
 
 
-def _metadata() -> dict[str, str]:
+def film_metadata(kind: str = "video") -> dict[str, str]:
+    """What a file says of itself: that it is generated."""
     return {
-        "title": "AI-generated video",
-        "comment": "This video is AI-generated: a portrait animated by a voice. The person shown did not say this.",
+        "title": f"AI-generated {kind}",
+        "comment": f"This {kind} is AI-generated: a portrait animated by a voice. The person shown did not say this.",
         "ai_generated": "true",
         "software": f"visavis {engine.__version__}",
     }

@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from threading import Lock
 
 import cv2
 import numpy as np
@@ -24,6 +25,9 @@ MIN_FACE_PX = 64
 """Side of the smallest face that still gives the model something to see."""
 RIVAL_SIDE = 0.6
 """A second face this large against the largest one makes the picture ambiguous; smaller ones are bystanders."""
+
+_LOOKING = Lock()
+"""A cascade keeps the picture that it is looking at, so it looks at one at a time."""
 
 _SIDE_PER_BOX = 1.82
 _SHIFT_X, _SHIFT_Y = 0.008, -0.028
@@ -130,9 +134,10 @@ def _confirmed(grey: NDArray[np.uint8], faces: list[FaceBox]) -> list[FaceBox]:
 def _look(grey: NDArray[np.uint8], search: _Search) -> list[FaceBox]:
     scale = min(1.0, search.side_px / max(grey.shape))
     small = cv2.resize(grey, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA) if scale < 1 else grey
-    boxes, _, scores = _detector(search.cascade.file).detectMultiScale3(
-        small, 1.1, search.cascade.neighbours, minSize=(24, 24), outputRejectLevels=True
-    )
+    with _LOOKING:
+        boxes, _, scores = _detector(search.cascade.file).detectMultiScale3(
+            small, 1.1, search.cascade.neighbours, minSize=(24, 24), outputRejectLevels=True
+        )
     pairs = zip(boxes, np.ravel(scores), strict=True) if len(boxes) else ()
     return [
         FaceBox(float(x / scale), float(y / scale), float(side / scale))
