@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -29,6 +30,11 @@ _LOG = logging.getLogger(__name__)
 AHEAD, AHEAD_LISTENING = (5, 13), (2, 4)
 """Frames ahead of the presenter below which a block is planned, and up to which: little while someone is listened to,
 whose voice is not known ahead."""
+
+LIVE_BLOCK = 2
+"""Longest block of a microphone's voice, frames. Planned no earlier than it must be, or sound that came late once would
+be shown late for good: what is ahead of the picture by then is delay.
+"""
 
 LISTENING_US = 500_000
 """How long after the last sound of the other party the session counts as listening."""
@@ -174,6 +180,7 @@ class Director:
             self._give_up(error)
         elif self._reopening is None or self._reopening.done():
             self._reopening = asyncio.get_running_loop().create_task(self._reopen(), name="avatar-reopen")
+        self._wake.set()
 
     def on_shown(self, frame: VideoFrame) -> None:
         """A frame went out: look at it now and then, and plan on."""
@@ -229,6 +236,9 @@ class Director:
             return 32 - ahead
         listening = now_us() - self._partner_us < LISTENING_US
         low, high = AHEAD_LISTENING if listening else AHEAD
+        if self.timeline.voice.live and not listening:
+            low = min(low, math.ceil(1000 * self.controller.reaction_ms() / FRAME_US))
+            high = low + LIVE_BLOCK
         return high - ahead if ahead <= low else 0
 
     def _available(self, room: int) -> tuple[int, int | None]:

@@ -51,12 +51,14 @@ LARGEST_ANGLE = 60.0
 class SessionConfig:
     """paced: frames come when they are due, as a live picture must; False gives each as soon as it is asked for, and
     none but those of pushed sound. buffer_seconds: sound that may wait. keep_up: the voice is a microphone's; what
-    comes too late is skipped, so that delay does not add up.
+    comes too late is skipped, so that delay does not add up. keep_up_frames: how much of it may wait beyond the
+    look-ahead: as many as its way here is uneven.
     """
 
     paced: bool = True
     buffer_seconds: float = 120.0
     keep_up: bool = False
+    keep_up_frames: int = 5
     drift: DriftBounds = DriftBounds()
 
 
@@ -116,7 +118,9 @@ class AvatarSession:
         # Opened now, since the first window of an utterance is no moment to read a file.
         own, their = self._speech or silero(), self._speech or silero()
         partner = AudioLane(PARTNER_SECONDS, keep_up_frames=1, gate=False, probability=their)
-        voice = AudioLane(config.buffer_seconds, keep_up_frames=5 if config.keep_up else None, probability=own)
+        voice = AudioLane(
+            config.buffer_seconds, keep_up_frames=config.keep_up_frames if config.keep_up else None, probability=own
+        )
         self._timeline = Timeline(voice, partner)
         self._presenter = Presenter(config.paced, self._shown)
         watchdog = DriftWatchdog(to_pixels(self._face.picture[0, :3]), config.drift)

@@ -105,6 +105,11 @@ class AudioLane:
         return self.buffer.end - self._cursor.position
 
     @property
+    def live(self) -> bool:
+        """Whether a voice flows that is kept up with."""
+        return self._keep_up_frames is not None and self._cursor.flowing
+
+    @property
     def next_frame(self) -> int:
         return self._first + len(self._placed)
 

@@ -6,8 +6,10 @@ played and what is recorded in blocks of 10 ms, in the order of time, and finds 
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections import deque
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -16,6 +18,8 @@ from apps.desktop.audio.rate import QuickRateChange
 from apps.desktop.audio.source import Packet, Samples
 from engine.errors import ExtraMissingError
 from engine.types import SAMPLE_RATE_HZ
+
+_LOG = logging.getLogger(__name__)
 
 BLOCK = SAMPLE_RATE_HZ // 100
 _FULL_SCALE = 32_767
@@ -28,6 +32,16 @@ _EAGER_BLOCKS = 6
 
 _DELAY_MS = 100
 """Where the module begins to look for the echo."""
+
+
+@cache
+def usual_canceller() -> EchoCanceller | None:
+    """The app's one, which its speaker and its gate both know; None where the extra is not installed."""
+    try:
+        return EchoCanceller()
+    except ExtraMissingError as error:
+        _LOG.info("the gate is half duplex: %s", error)
+        return None
 
 
 class EchoCanceller:

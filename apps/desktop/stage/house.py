@@ -26,8 +26,11 @@ from engine.supervisor import Limits, SupervisedWorker
 from engine.types import AvatarState, VideoFrame
 from engine.worker.base import Face
 
-START_S = 1800.0
-"""How long a model may take to be ready: engines for a GPU are built meanwhile."""
+LIMITS = Limits(start_s=1800.0, step_s=5.0, answer_s=10.0)
+"""Engines for a GPU may be built before a model is ready; and what else runs on a desktop may hold it up."""
+
+KEEP_UP_FRAMES = 1
+"""A microphone of this machine delivers evenly: what waits longer is delay."""
 
 PLACES = 2
 """The person on stage, and the one that is about to follow."""
@@ -116,7 +119,7 @@ class LocalHouse:
             threads=config.threads,
             picture_px=config.size_px,
             capacity=PLACES,
-            limits=Limits(start_s=START_S),
+            limits=LIMITS,
         )
         self._reader: AvatarEngine | None = None
         self._reading = asyncio.Lock()
@@ -141,7 +144,9 @@ class LocalHouse:
             backend = self._worker.info.backend
             raise BackendUnavailableError(f"the {backend} backend cannot leave the background out; choose another one")
         face = await self._face(casting)
-        person = LocalPerson(self._worker, face, SessionConfig(keep_up=casting.live), on_event)
+        person = LocalPerson(
+            self._worker, face, SessionConfig(keep_up=casting.live, keep_up_frames=KEEP_UP_FRAMES), on_event
+        )
         try:
             await person.start()
         except BaseException:

@@ -250,11 +250,11 @@ class Play:
             await asyncio.gather(self._recasting, return_exceptions=True)
         actor, self._actor = self._actor, None
         if actor is not None:
-            await self._leave(actor)
-        await asyncio.gather(*self._leaving, return_exceptions=True)
+            self._later(self._leave(actor))
         if self._house is not None:
-            await self._house.aclose()
-        await self._outlets.aclose()
+            self._later(self._house.aclose())
+        self._later(self._outlets.aclose())
+        await asyncio.gather(*self._leaving, return_exceptions=True)
         self._phase(Phase(PhaseKind.CLOSED, 0.0, "The stage is closed"))
 
     # Frames.

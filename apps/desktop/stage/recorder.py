@@ -12,11 +12,14 @@ take them off, as the file tells it to, stays within what ears and eyes take for
 from __future__ import annotations
 
 import errno
+import os
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
+from struct import Struct
 from threading import Condition, Thread
 from typing import Any
 
@@ -49,6 +52,8 @@ _MOVFLAGS = "hybrid_fragmented+frag_keyframe+delay_moov+use_metadata_tags"
 _VIDEO_OPTIONS = {"preset": "superfast", "crf": "20", "bf": "0", "g": str(FPS), "rc-lookahead": "5"}
 _AUDIO_BITS_PER_SECOND = 128_000
 _BT709 = 1
+_BOX = Struct(">I4s")
+"""Length and kind of a part of an MP4; those of a fragment stay far below 4 GB."""
 
 Tell = Callable[[Notice], None]
 
@@ -150,6 +155,7 @@ class Film:
 
     def __init__(self, path: Path, first: Shown) -> None:
         """Its size and its beginning are those of the first picture; odd sides lose a pixel."""
+        self._path = path
         self._start_us = self._end_us = first.pts_us
         self._height, self._width = (side // 2 * 2 for side in first.image.shape[:2])
         self._resampler = Resampler(SAMPLE_RATE_HZ, SOUND_HZ)
@@ -182,11 +188,11 @@ class Film:
         self._container.close()
 
     def abandon(self) -> None:
-        """After a fault: keep what is on the disk."""
-        try:
+        """After a fault: keep what is whole on the disk."""
+        with suppress(av.error.FFmpegError, OSError):
             self._container.close()
-        except (av.error.FFmpegError, OSError):
-            pass  # Its fragments are there already.
+        with suppress(OSError):
+            cut_to_whole(self._path)
 
     def _see(self, pts_us: int, image: Pixels) -> None:
         if image.shape[0] // 2 * 2 != self._height or image.shape[1] // 2 * 2 != self._width:
@@ -228,6 +234,21 @@ class Film:
         audio.bit_rate = _AUDIO_BITS_PER_SECOND
         audio.time_base = Fraction(1, SOUND_HZ)
         return audio
+
+
+def cut_to_whole(path: Path) -> None:
+    """Take away the last fragment of a film if it was cut short, which players stumble over. Raises OSError."""
+    size = path.stat().st_size
+    whole = at = 0
+    with path.open("rb") as file:
+        while at + _BOX.size <= size:
+            file.seek(at)
+            length, kind = _BOX.unpack(file.read(_BOX.size))
+            at += max(length, _BOX.size)
+            if at <= size and kind != b"moof":  # That tells of the box that follows.
+                whole = at
+    if whole < size:
+        os.truncate(path, whole)
 
 
 def _failure(path: Path, film: Film | None, error: Exception) -> Notice:
