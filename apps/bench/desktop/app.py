@@ -31,7 +31,8 @@ class App:
         self._children, self._stats = children, folder / "stats.jsonl"
         self._stats.unlink(missing_ok=True)
         command = [*self.program, "--stats", str(self._stats), *arguments]
-        paths = os.pathsep.join([str(_root()), str(_root() / "apps" / "api")])
+        before = [path] if (path := os.environ.get("PYTHONPATH")) else []
+        paths = os.pathsep.join([*before, str(_root()), str(_root() / "apps" / "api")])
         self.process: subprocess.Popen[bytes] = children.start(
             sys.executable, *command, env={**os.environ, **env, "VISAVIS_CONFIG": str(folder), "PYTHONPATH": paths}
         )
