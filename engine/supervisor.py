@@ -17,7 +17,7 @@ from pathlib import Path
 
 from engine.errors import AvatarError, EngineFullError, WorkerBrokenError, WorkerLostError
 from engine.worker.base import Face, Listener, Slot, WorkerInfo
-from engine.worker.process import ProcessWorker, worker_command
+from engine.worker.process import CLOSE_S, ProcessWorker, worker_command
 
 _log = logging.getLogger(__name__)
 
@@ -146,8 +146,8 @@ class SupervisedWorker:
             self._settled.clear()
             self._supervise()
 
-    async def aclose(self) -> None:
-        """End the process and give up every place without a word; idempotent."""
+    async def aclose(self, grace_s: float = CLOSE_S) -> None:
+        """End the process and give up every place without a word; idempotent. grace_s: until it is killed."""
         self._closed = True
         self._settled.set()
         task, self._task = self._task, None
@@ -156,7 +156,7 @@ class SupervisedWorker:
             await asyncio.gather(task, return_exceptions=True)
         child, self._child = self._child, None
         if child is not None:
-            await child.aclose()
+            await child.aclose(grace_s)
 
     async def _current(self) -> ProcessWorker:
         """The warm process, waited for if need be."""

@@ -80,7 +80,7 @@ def recorded(path: Path, frames: list[tuple[Shown, np.ndarray]]) -> list[Notice]
     notices: list[Notice] = []
     recorder = Recorder(path, notices.append)
     for one, sound in frames:
-        while len(recorder._waiting) > MOST_PICTURES // 2:
+        while recorder.running and len(recorder._waiting) > MOST_PICTURES // 2:
             time.sleep(0.001)
         recorder.add(one, sound)
     recorder.stop()

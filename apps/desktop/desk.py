@@ -15,7 +15,7 @@ from threading import Lock
 from typing import Any, Protocol
 
 from apps.desktop.audio.devices import DeviceWatch, list_inputs, list_outputs
-from apps.desktop.ears import Ears, Hearing, Opener, OpenSource, sentence
+from apps.desktop.ears import FILE, Ears, Hearing, Opener, OpenSource, sentence
 from apps.desktop.errands import Errands
 from apps.desktop.examination import Examination
 from apps.desktop.firstrun import Asked, MachineCheck, Progress, Verdict
@@ -27,6 +27,7 @@ from apps.desktop.settings import Settings
 from apps.desktop.stage.contract import Listener, StageConfig
 from apps.desktop.stage.stage import Stage
 from engine.errors import AvatarError, OutputNotWritableError, PortraitError
+from engine.pipeline.opening import MOCK
 
 _CLOSE_S = 0.3
 """Kept of the time for closing, for what is done after the stage has closed."""
@@ -133,15 +134,26 @@ class Desk:
         if self.settings.hear_aloud:
             self.hear_aloud(True)
         self.stage.set_mode(self.settings.mode)
-        self.listen()
+        if self.settings.source != FILE:
+            self.listen()
         self.look_for_devices()
         self.look_for_people()
         if self._watch is not None:
             self._watch.start()
-        if self._means.check and not self.computing.server:
+        self._compute()
+
+    def on_stage(self) -> None:
+        """Somebody is there for the first time. A file waits for that, so that its first words are not lost."""
+        if self.settings.source == FILE:
+            self.listen()
+
+    def _compute(self) -> None:
+        """Here, as the machine check says; there is nothing to check of a server, or of no model at all."""
+        computing = self.computing
+        if self._means.check and not computing.server and MOCK not in (computing.model, computing.backend):
             self.check()
         else:
-            self.on_backend(self.computing.backend)
+            self.on_backend(computing.backend)
 
     def check(self, again: bool = False) -> None:
         """Look what this machine can do. again: whatever is remembered."""
@@ -248,10 +260,7 @@ class Desk:
         """Another model, backend, size_px, threads or server. Raises ArgumentError."""
         self._keeper.change(**values)
         self._computing = {}
-        if self._means.check and not self.computing.server:
-            self.check()
-        else:
-            self.on_backend(self.computing.backend)
+        self._compute()
 
     # What goes out.
 

@@ -100,7 +100,7 @@ class Ears:
         self._hearing = Hearing()
         self._gate: Gate | None = None
         self._source: Source | None = None
-        self._trouble = ""
+        self._trouble, self._over = "", False
 
     @property
     def level_db(self) -> float:
@@ -111,7 +111,7 @@ class Ears:
     def state(self) -> str:
         """open, waiting, echo or muted (apps.desktop.audio.gate); off while nothing is heard at all."""
         gate = self._gate
-        return "off" if gate is None else gate.state
+        return "off" if gate is None or self._over else gate.state
 
     @property
     def device_state(self) -> str:
@@ -126,7 +126,7 @@ class Ears:
     def listen(self, hearing: Hearing) -> None:
         """Another source in place of the one before. What cannot be opened is told."""
         self.close()
-        self._trouble = ""
+        self._trouble, self._over = "", False
         with self._lock:
             self._hearing = hearing
         gate = Gate(self._hear, self._finished, _config(hearing), player=self._player)
@@ -167,6 +167,7 @@ class Ears:
     def _passing(self, gate: Gate) -> Tell:
         def tell(notice: Notice) -> None:
             if notice.code == FILE_OVER:
+                self._over = True
                 gate.close()
             self._trouble = _TROUBLES.get(notice.code, self._trouble)
             self._tell(notice)

@@ -30,6 +30,11 @@ RawFill: TypeAlias = Callable[[int, float], bytes]
 _BUSY, _NO_DEVICE = (-9985,), (-9996, -9984)
 """PortAudio's paDeviceUnavailable; paInvalidDevice and paIncompatibleHostApiSpecificStreamInfo."""
 
+_ALSA_S = 0.06
+"""ALSA's buffer: three blocks. PortAudio takes two by itself, and a busy machine then loses one now and then; what is
+recorded comes no later for it.
+"""
+
 _LONGEST_S = 2.0
 """Times beyond it are what a driver says that does not know."""
 
@@ -246,7 +251,7 @@ class SoundDeviceLibrary:
                 device=index,
                 channels=channels,
                 dtype="float32",
-                latency="low",
+                latency=_ALSA_S if sys.platform.startswith("linux") else "low",
                 callback=callback,
             )
             stream.start()

@@ -29,6 +29,9 @@ from engine.worker.base import Face
 LIMITS = Limits(start_s=1800.0, step_s=5.0, answer_s=10.0)
 """Engines for a GPU may be built before a model is ready; and what else runs on a desktop may hold it up."""
 
+CLOSE_S = 1.0
+"""How long a model may take to be freed; then its process is killed, since a window must close at once."""
+
 KEEP_UP_FRAMES = 1
 """A microphone of this machine delivers evenly: what waits longer is delay."""
 
@@ -158,7 +161,7 @@ class LocalHouse:
         reader, self._reader = self._reader, None
         if reader is not None:
             await in_background("visavis close reader", reader.close)
-        await self._worker.aclose()
+        await self._worker.aclose(CLOSE_S)
 
     async def _face(self, casting: Casting) -> Face:
         """One at a time: the face finder is not made for several threads."""

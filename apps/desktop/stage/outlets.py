@@ -39,9 +39,11 @@ OpenSpeaker = Callable[[str | None], Loudspeaker]
 
 def open_usual_speaker(device: str | None) -> Loudspeaker:
     """Raises AvatarError when there is no way to play sound."""
+    from apps.desktop.audio.echo import usual_canceller
     from apps.desktop.audio.speaker import Speaker
 
-    return Speaker(device)
+    echo = usual_canceller()
+    return Speaker(device, played=None if echo is None else echo.played)
 
 
 @dataclass(frozen=True, slots=True)

@@ -102,6 +102,11 @@ class Recorder:
                     self._leave_out()
             self._changed.notify()
 
+    def _give_up(self) -> None:
+        with self._changed:
+            self._stopped = True
+            self._waiting.clear()
+
     def stop(self) -> None:
         """No more frames; the film is finished in the recorder's thread."""
         with self._changed:
@@ -142,7 +147,7 @@ class Recorder:
             if film is not None:
                 film.close()
         except (av.error.FFmpegError, OSError) as error:
-            self.stop()
+            self._give_up()
             if film is not None:
                 film.abandon()
             self._tell(_failure(self.path, film, error))

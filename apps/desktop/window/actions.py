@@ -13,7 +13,7 @@ from apps.desktop.desk import Desk, Devices, Examined
 from apps.desktop.firstrun import Progress, Verdict
 from apps.desktop.library import ENDINGS, Card
 from apps.desktop.notice import Notice
-from apps.desktop.stage.contract import Phase, StageStats
+from apps.desktop.stage.contract import Phase, PhaseKind, StageStats
 from apps.desktop.window.bridge import Bridge
 from apps.desktop.window.keys import Binding, find
 from apps.desktop.window.main import TITLE, MainWindow
@@ -52,7 +52,8 @@ class Actions(QObject):
         self._first_run: FirstRun | None = None
         self._settings_form: SettingsForm | None = None
         self._recorded_s: float | None = None
-        self._talking = False
+        self._talking = self._been_ready = False
+        self._unmuted = "open"
         self._connect_bridge()
         self._connect_window()
         self._levels = self._every(_LEVEL_MS, self._show_level)
@@ -91,7 +92,7 @@ class Actions(QObject):
         mode = self.desk.settings.mic_mode
         if mode != "muted":
             self._unmuted = mode
-        self.set_mic_mode("muted" if mode != "muted" else getattr(self, "_unmuted", "open"))
+        self.set_mic_mode("muted" if mode != "muted" else self._unmuted)
 
     def set_mic_mode(self, mode: str) -> None:
         self.desk.set_mic_mode(mode)
@@ -263,6 +264,9 @@ class Actions(QObject):
 
     def _on_phase(self, phase: Phase) -> None:
         self.phase = phase.kind.value
+        if phase.kind is PhaseKind.READY and not self._been_ready:
+            self._been_ready = True
+            self.desk.on_stage()
         self.window.setWindowTitle(TITLE if self.phase == "ready" else f"{TITLE} – {phase.text}")
         self.window.face.show_phase(phase)
         if self.phase == "failed":
@@ -293,6 +297,7 @@ class Actions(QObject):
     def _on_verdict(self, verdict: Verdict) -> None:
         if self._first_run is not None:
             self._first_run.show_verdict(verdict)
+            self.window.lay_out()
 
     def _on_caption(self, text: str) -> None:
         if self.desk.settings.captions:

@@ -38,10 +38,14 @@ _DOTS = {
 _GAP_PX = 12
 
 
-def image_of(pixels: Pixels) -> QImage:
-    """RGB or RGBA uint8 [H, W, 3 or 4] without a copy; the array must outlive the image, and have packed rows."""
+def image_of(pixels: Pixels, opaque: bool = False) -> QImage:
+    """RGB or RGBA uint8 [H, W, 3 or 4] without a copy; the array must outlive the image, and have packed rows. opaque:
+    what the fourth number says is left out.
+    """
     height, width, channels = pixels.shape
-    kind = QImage.Format.Format_RGBA8888 if channels == 4 else QImage.Format.Format_RGB888
+    kind = QImage.Format.Format_RGB888
+    if channels == 4:
+        kind = QImage.Format.Format_RGBX8888 if opaque else QImage.Format.Format_RGBA8888
     return QImage(pixels.data, width, height, channels * width, kind)
 
 
@@ -97,7 +101,8 @@ class FaceView(QWidget):
     def show_frame(self, shown: Shown) -> None:
         told = self._shown is None or self._shown.state != shown.state
         # The image looks into the array, so both live as long as each other.
-        self._shown, self._image = shown, image_of(shown.image)
+        self._shown = shown
+        self._image = image_of(shown.image if shown.rgba is None else shown.rgba, opaque=True)
         if told:
             self.setAccessibleDescription(shown.state.name.capitalize())
         if self._bar.isVisible() or self.written.away:
@@ -211,7 +216,9 @@ class FaceView(QWidget):
         if self._shown is None:
             return
         painter.setFont(theme.font(0.92, bold=True))
-        left = self._chip(painter, inside.topLeft(), self._shown.state.name.capitalize(), _DOTS[self._shown.state])
+        left = self._chip(
+            painter, QPointF(inside.topLeft()), self._shown.state.name.capitalize(), _DOTS[self._shown.state]
+        )
         if written.recording:
             below = QPointF(inside.left(), left.bottom() + 6)
             self._chip(painter, below, written.recording, _RECORD)

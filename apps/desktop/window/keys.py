@@ -68,12 +68,12 @@ BINDINGS: tuple[Binding, ...] = (
     Binding("Window", "Ctrl+Q", "Quit", "quit", (Key.Key_Q,), control=True),
 )  # fmt: skip
 
-_BY_KEY = {(key, binding.control): binding for binding in BINDINGS for key in binding.keys}
+_BY_KEY = {(key.value, binding.control): binding for binding in BINDINGS for key in binding.keys}
 
 
 def find(key: int, control: bool) -> Binding | None:
     """What a key does; None for nothing."""
-    return _BY_KEY.get((Key(key), control)) if key in Key else None
+    return _BY_KEY.get((key, control))
 
 
 def tip(action: str, text: str) -> str:

@@ -14,7 +14,7 @@ from apps.desktop.window.controls import Flow, Section, named, wrapped
 from apps.desktop.window.face import image_of
 from apps.desktop.window.keys import tip
 
-_FACE_PX, _PREVIEW_PX = 48, 200
+_FACE_PX, _PREVIEW_PX = 44, 200
 
 
 class People(Section):

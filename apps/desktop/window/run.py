@@ -10,7 +10,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from PySide6.QtCore import QTimer
+from PySide6.QtCore import QSize, QTimer
 from PySide6.QtGui import QGuiApplication
 from PySide6.QtWidgets import QApplication
 
@@ -34,6 +34,8 @@ _LOG = logging.getLogger("visavis.desktop")
 
 CLOSE_S = 1.5
 _SIGNAL_MS = 100
+_GRIP_PX = 40
+"""Of a window that must be on a screen so that one can take hold of it; and room for its frame."""
 
 
 class Window:
@@ -60,19 +62,24 @@ class Window:
 
     def show(self) -> None:
         settings = self.desk.settings
-        if settings.window is not None:
-            place = settings.window
-            screens = [screen.availableGeometry() for screen in QGuiApplication.screens()]
-            self.main.resize(place.width_px, place.height_px)
-            # A screen that is no longer there must not keep the window.
-            if any(screen.contains(place.x_px + 40, place.y_px + 20) for screen in screens):
-                self.main.move(place.x_px, place.y_px)
+        self._place(settings.window)
         if settings.maximised:
             self.main.showMaximized()
         else:
             self.main.show()
         self.main.face.setFocus()
         self.tray.show()
+
+    def _place(self, place: Place | None) -> None:
+        """Where it was; but never larger than the screen, nor on one that is no longer there."""
+        main = self.main
+        if place is not None:
+            main.resize(place.width_px, place.height_px)
+            for screen in QGuiApplication.screens():
+                if screen.availableGeometry().contains(place.x_px + _GRIP_PX, place.y_px + _GRIP_PX):
+                    main.move(place.x_px, place.y_px)
+        room = main.screen().availableSize() - QSize(_GRIP_PX, _GRIP_PX)
+        main.resize(main.size().boundedTo(room))
 
     def close(self) -> None:
         """Within two seconds, whatever state everything is in. Idempotent."""
@@ -91,7 +98,8 @@ class Window:
     def _remember_place(self) -> None:
         main = self.main
         area = main.normalGeometry() if main.isMaximized() or main.isFullScreen() else main.geometry()
-        place = Place(area.x(), area.y(), max(1, area.width()), max(1, area.height()))
+        corner = area.topLeft() if main.isMaximized() or main.isFullScreen() else main.pos()
+        place = Place(corner.x(), corner.y(), max(1, area.width()), max(1, area.height()))
         self.desk.remember(window=place, maximised=main.isMaximized())
 
 
@@ -121,9 +129,7 @@ def build_window(
     options = options or Options()
     library = PortraitLibrary()
     desk = Desk(keeper, library, bridge, means, options.computing, options.token)
-    app = QApplication.instance()
-    assert isinstance(app, QApplication)
-    return Window(app, desk, bridge, options.stats)
+    return Window(theme.application(), desk, bridge, options.stats)
 
 
 def run_window(options: Options, means: Means = USUAL) -> int:

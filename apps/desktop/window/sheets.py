@@ -28,6 +28,7 @@ from apps.desktop.window.controls import named, wrapped
 from apps.desktop.window.keys import BINDINGS
 from engine.backends.registry import CHOICES
 
+_TOP_LEFT = Qt.AlignmentFlag.AlignTop | Qt.AlignmentFlag.AlignLeft
 _SIZES_PX = (256, 384, 512, 768)
 
 
@@ -112,7 +113,7 @@ class Help(QWidget):
             grid.setHorizontalSpacing(12)
             rows = [binding for binding in BINDINGS if binding.group == group and binding.shown]
             for row, binding in enumerate(rows):
-                grid.addWidget(named(QLabel(binding.shown), "key"), row, 0, Qt.AlignmentFlag.AlignTop)
+                grid.addWidget(named(QLabel(binding.shown), "key"), row, 0, _TOP_LEFT)
                 grid.addWidget(wrapped(binding.text), row, 1)
             column.addLayout(grid)
         note = "Space and letters belong to the window; where a button or a list has the focus, Space presses that one."

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from PySide6.QtCore import Qt
 from PySide6.QtGui import QColor, QFont, QGuiApplication, QPalette
 from PySide6.QtWidgets import QApplication
+
+_SCHEMES = {"light": Qt.ColorScheme.Light, "dark": Qt.ColorScheme.Dark}
+_CHOSEN = "visavis_scheme"
 
 RADIUS_PX = 18
 """Of the picture's corners."""
@@ -45,15 +49,24 @@ DARK = Colours(
 )  # fmt: skip
 
 
+def application() -> QApplication:
+    """The one of this process, which must have been made; see apps.desktop.window.run.make_app."""
+    app = QApplication.instance()
+    assert isinstance(app, QApplication)
+    return app
+
+
 def set_scheme(theme: str) -> None:
     """auto follows the system; light and dark do not."""
-    schemes = {"light": Qt.ColorScheme.Light, "dark": Qt.ColorScheme.Dark}
-    QGuiApplication.styleHints().setColorScheme(schemes.get(theme, Qt.ColorScheme.Unknown))
+    QGuiApplication.styleHints().setColorScheme(_SCHEMES.get(theme, Qt.ColorScheme.Unknown))
+    # Platforms without a scheme of their own forget what they were told.
+    application().setProperty(_CHOSEN, theme)
 
 
 def colours() -> Colours:
     """Of the scheme that the system, or set_scheme, has now."""
-    scheme = QGuiApplication.styleHints().colorScheme()
+    chosen = str(application().property(_CHOSEN))
+    scheme = _SCHEMES.get(chosen, QGuiApplication.styleHints().colorScheme())
     if scheme == Qt.ColorScheme.Unknown:
         window = QApplication.style().standardPalette().color(QPalette.ColorRole.Window)
         return DARK if window.lightness() < 128 else LIGHT
@@ -84,7 +97,9 @@ def apply(app: QApplication) -> Colours:
     for role in (QPalette.ColorRole.Text, QPalette.ColorRole.ButtonText, QPalette.ColorRole.WindowText):
         palette.setColor(QPalette.ColorGroup.Disabled, role, QColor(look.muted))
     app.setPalette(palette)
-    app.setStyleSheet(_SHEET.format(**{name: getattr(look, name) for name in Colours.__slots__}))
+    values = {name: getattr(look, name) for name in Colours.__slots__}
+    scheme = "dark" if look is DARK else "light"
+    app.setStyleSheet(_SHEET.format(**values, scheme=scheme, folder=Path(__file__).parent.as_posix()))
     return look
 
 
@@ -125,8 +140,8 @@ QFrame#segments QPushButton:hover {{ color: {ink}; }}
 QFrame#segments QPushButton:checked {{ background: {raised}; color: {ink}; }}
 QFrame#segments QPushButton:focus {{ border: 2px solid {accent}; padding: 5px 6px; }}
 
-QPushButton#chip {{ border-radius: 13px; padding: 4px 10px; }}
-QPushButton#chip:focus {{ padding: 3px 9px; }}
+QPushButton#chip {{ border-radius: 11px; padding: 3px 10px; }}
+QPushButton#chip:focus {{ padding: 2px 9px; }}
 
 QToolButton {{ background: transparent; border: 2px solid transparent; border-radius: 12px; padding: 7px; }}
 QToolButton:hover {{ background: {sunken}; }}
@@ -137,14 +152,16 @@ QToolButton#face:focus {{ border: 2px solid {ink}; }}
 QToolButton#small {{ padding: 3px; border-radius: 8px; }}
 
 QComboBox {{ background: {surface}; border: 1px solid {line}; border-radius: 9px; padding: 5px 8px; }}
-QComboBox::drop-down {{ border: 0; width: 18px; }}
+QComboBox::drop-down {{ border: 0; width: 20px; }}
+QComboBox::down-arrow {{ image: url({folder}/chevron.svg); width: 12px; height: 12px; }}
 QComboBox QAbstractItemView {{ background: {surface}; border: 1px solid {line}; outline: 0;
     selection-background-color: {accent_soft}; selection-color: {ink}; }}
 QLineEdit, QSpinBox {{ background: {surface}; border: 1px solid {line}; border-radius: 9px; padding: 5px 8px; }}
 QCheckBox {{ border: 2px solid transparent; border-radius: 6px; padding: 2px; spacing: 8px; }}
 QCheckBox::indicator {{ width: 16px; height: 16px; border: 1px solid {muted}; border-radius: 5px;
     background: {surface}; }}
-QCheckBox::indicator:checked {{ background: {accent}; border: 5px solid {accent_soft}; }}
+QCheckBox::indicator:checked {{ background: {accent}; border-color: {accent};
+    image: url({folder}/check-{scheme}.svg); }}
 QSlider {{ border: 2px solid transparent; border-radius: 8px; min-height: 22px; }}
 QSlider:focus {{ border: 2px solid {accent}; }}
 QSlider::groove:horizontal {{ height: 4px; background: {sunken}; border-radius: 2px; }}
