@@ -19,6 +19,7 @@ from apps.desktop.ears import FILE, Ears, Hearing, Opener, OpenSource, sentence
 from apps.desktop.errands import Errands
 from apps.desktop.examination import Examination
 from apps.desktop.firstrun import Asked, MachineCheck, Progress, Verdict
+from apps.desktop.hotkey import Hotkey
 from apps.desktop.keeper import SettingsKeeper
 from apps.desktop.library import Card, PortraitLibrary
 from apps.desktop.logs import export
@@ -63,6 +64,10 @@ class DeskListener(Listener, Protocol):
     def on_progress(self, progress: Progress) -> None: ...
 
     def on_verdict(self, verdict: Verdict) -> None: ...
+
+    def on_talk(self, pressed: bool) -> None:
+        """The key that talks from anywhere."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +117,8 @@ class Desk:
         self._sound, self._pictures = Errands("visavis-sound"), Errands("visavis-portraits")
         self._watch = DeviceWatch(lambda _came, _went: self.look_for_devices()) if means.watch_devices else None
         self._check: MachineCheck | None = None
+        self._hotkey: Hotkey | None = None
+        self._keys = Errands("visavis-keys")
         self._lock, self._begun = Lock(), False
         self.camera_on = False
         self.transparent_on = False
@@ -140,6 +147,8 @@ class Desk:
         self.look_for_people()
         if self._watch is not None:
             self._watch.start()
+        if self.settings.hotkey:
+            self._hold_key(self.settings.hotkey)
         self._compute()
 
     def on_stage(self) -> None:
@@ -196,6 +205,9 @@ class Desk:
             self._watch.stop()
         self.skip_check()
         self._pictures.close()
+        self._keys.close()
+        if self._hotkey is not None:
+            self._hotkey.close(0.0)
         self._sound.close(last=self.ears.close)
         in_time = self.stage.close(max(0.0, timeout_s - _CLOSE_S))
         in_time &= self._sound.join(max(0.0, end_s - time.monotonic()))
@@ -219,6 +231,14 @@ class Desk:
         """open, push or muted."""
         self.ears.set_mic_mode(self._keeper.change(mic_mode=mode).mic_mode)
 
+    def set_hotkey(self, text: str) -> None:
+        """What talks from anywhere, as "Ctrl+Alt+Space"; empty for nothing. Raises ArgumentError."""
+        made = Hotkey(text, self._listener.on_talk, self._listener.on_notice) if text else None
+        self._keeper.change(hotkey=text)
+        before, self._hotkey = self._hotkey, made
+        # The same key cannot be held twice, and giving it back may take a moment.
+        self._keys.do("hotkey", lambda: _exchange(before, made))
+
     def set_headphones(self, worn: bool) -> None:
         self.ears.set_headphones(self._keeper.change(headphones=worn).headphones)
 
@@ -226,6 +246,12 @@ class Desk:
         """Play the avatar's sound. speaker: another device from now on, empty for the system's own choice."""
         settings = self._keeper.change(hear_aloud=on, speaker=self.settings.speaker if speaker is None else speaker)
         self.stage.hear_aloud(on, settings.speaker or None)
+
+    def _hold_key(self, text: str) -> None:
+        try:
+            self.set_hotkey(text)
+        except AvatarError as error:
+            self._tell(error)
 
     def look_for_devices(self) -> None:
         self._sound.do("devices", self._look_for_devices)
@@ -351,6 +377,13 @@ class Desk:
     def _tell(self, error: AvatarError) -> None:
         grave = not isinstance(error, PortraitError)
         self._listener.on_notice(Notice(error.code, sentence(error), "error" if grave else "warning"))
+
+
+def _exchange(before: Hotkey | None, after: Hotkey | None) -> None:
+    if before is not None:
+        before.close()
+    if after is not None:
+        after.start()
 
 
 def _free_path(folder: Path, ending: str) -> Path:

@@ -8,6 +8,7 @@ from pathlib import Path
 from threading import Lock
 
 from apps.desktop.audio.caller import Puppet
+from apps.desktop.audio.echo import usual_canceller
 from apps.desktop.audio.gate import Gate, GateConfig, Player
 from apps.desktop.audio.source import QUIET_DB, Packet, Source, Tell
 from apps.desktop.notice import Notice
@@ -129,7 +130,8 @@ class Ears:
         self._trouble, self._over = "", False
         with self._lock:
             self._hearing = hearing
-        gate = Gate(self._hear, self._finished, _config(hearing), player=self._player)
+        canceller = usual_canceller() if hearing.is_room else None
+        gate = Gate(self._hear, self._finished, _config(hearing), player=self._player, canceller=canceller)
         try:
             source = self._open_source(hearing)
             source.start(gate.take, self._passing(gate))

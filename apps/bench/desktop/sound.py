@@ -62,6 +62,10 @@ class SoundServer:
         for module in reversed(self._modules.pop(name)):
             self._pactl("unload-module", str(module))
 
+    def suspend(self, name: str, held: bool) -> None:
+        """What PulseAudio does to a microphone while a program that is not its own holds it: nobody hears anything."""
+        self._pactl("suspend-source", name, str(int(held)))
+
     def listeners(self) -> int:
         """Streams that record now."""
         return len(self._pactl("list", "short", "source-outputs").splitlines())

@@ -317,6 +317,7 @@ class Actions(QObject):
         bridge.progress_came.connect(self._on_progress)
         bridge.verdict_came.connect(self._on_verdict)
         bridge.caption_came.connect(self._on_caption)
+        bridge.talk_came.connect(self.talk)
 
     def _connect_window(self) -> None:
         window = self.window
@@ -385,6 +386,8 @@ class Actions(QObject):
 
     def _remember(self, **values: object) -> None:
         try:
+            if "hotkey" in values:
+                self.desk.set_hotkey(str(values.pop("hotkey")))
             self.desk.remember(**values)
         except ArgumentError as error:
             self._on_notice(Notice(error.code, f"{str(error).capitalize()}.", "warning"))

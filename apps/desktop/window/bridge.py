@@ -28,6 +28,7 @@ class Bridge(QObject):
     cards_came = Signal(object)
     examined_came = Signal(object)
     caption_came = Signal(str)
+    talk_came = Signal(bool)
     progress_came = Signal(object)
     verdict_came = Signal(object)
 
@@ -74,6 +75,9 @@ class Bridge(QObject):
 
     def on_verdict(self, verdict: Verdict) -> None:
         self.verdict_came.emit(verdict)
+
+    def on_talk(self, pressed: bool) -> None:
+        self.talk_came.emit(pressed)
 
     def on_caption(self, text: str) -> None:
         self.caption_came.emit(text)

@@ -154,7 +154,9 @@ class SettingsForm(QWidget):
         self._form.addRow(box)
 
     def _recordings(self, settings: Settings) -> None:
-        self.folder = wrapped(str(settings.recordings_path), "muted")
+        # A path has nowhere to break; in a field it can be moved along.
+        self.folder = QLineEdit(str(settings.recordings_path))
+        self.folder.setReadOnly(True)
         self.folder.setAccessibleName("Folder of films and pictures")
         choose = QPushButton("Choose…")
         choose.setAccessibleName("Choose the folder of films and pictures")
