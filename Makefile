@@ -1,6 +1,7 @@
 # make demo    a film from a shipped portrait and voice, with nothing but the runtime installed
 # make test    the test suite, with everything installed
 # make test-plugs   the plugs against the packages that they fit, in an environment of their own: 1.4 GB
+# make test-desktop the desktop app on a screen and sound devices of its own; says what it lacks
 # make check   format, lint, types, import direction
 #
 # Variables: PYTHON, PORTRAIT, VOICE, SIZE, DEMO_FLAGS (more options of `visavis talk`), TEST_FLAGS (of pytest).
@@ -15,7 +16,7 @@ FULL := .venv-test
 PLUGS := .venv-plugs
 PIP := -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test test-plugs check format clean
+.PHONY: demo test test-plugs test-desktop check format clean
 
 demo: $(RUNTIME)/installed
 	@mkdir -p out
@@ -23,6 +24,10 @@ demo: $(RUNTIME)/installed
 
 test: $(FULL)/installed
 	$(FULL)/bin/python -m pytest $(TEST_FLAGS)
+
+# -rs: where Xvfb, PulseAudio or Qt's libraries are missing, the tests skip and say so; .ci/run names the packages.
+test-desktop: $(FULL)/installed
+	$(FULL)/bin/python -m pytest -rs tests/desktop tests/test_desktop_*.py tests/test_bench_desktop.py $(TEST_FLAGS)
 
 # Pipecat and FastRTC want older protobuf, pillow and soxr than the rest; bitHuman's plugin is tested without the closed
 # package that it would bring for its local mode.
@@ -46,7 +51,7 @@ $(RUNTIME)/installed: pyproject.toml constraints.txt
 
 $(FULL)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(FULL)
-	$(FULL)/bin/python $(PIP) -e '.[train,export,eval,dev]'
+	$(FULL)/bin/python $(PIP) -e '.[train,export,eval,dev,desktop]'
 	@touch $@
 
 $(PLUGS)/installed: pyproject.toml constraints-plugs.txt

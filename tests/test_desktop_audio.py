@@ -180,7 +180,21 @@ def test_no_microphone_and_busy_microphone_are_told_and_tried_again() -> None:
     soon(lambda: heard.codes == ["no_microphone", "microphone_busy"])
     assert "another program" in heard.notices[1].text
     host.busy.clear()
+    soon(lambda: host.open)
+    host.hear(np.zeros(960, np.float32))
     soon(lambda: heard.codes[2:] == ["microphone_back"])
+    mic.stop()
+
+
+def test_microphone_that_opens_and_gives_nothing_is_told_until_it_does() -> None:
+    """So a sound server treats hardware that a program beside it has taken."""
+    host, heard = FakeHost([microphone()]), Heard()
+    mic = Microphone(None, host, QUICK)
+    mic.start(heard.packets.append, heard.notices.append)
+    soon(lambda: len(host.streams) >= 3)
+    assert heard.codes == ["microphone_busy"]
+    host.hear(np.zeros(960, np.float32))
+    soon(lambda: heard.codes == ["microphone_busy", "microphone_back"])
     mic.stop()
 
 
@@ -320,6 +334,8 @@ def test_lost_speaker_leaves_the_stream_at_its_pace() -> None:
     assert pts_us is not None and 100_000 < pts_us < 400_000
     assert speaker.heard_until_us == 0, "nothing is heard, so there is no echo"
     host.speakers.append(SPEAKER)
+    soon(lambda: host.open)
+    host.pull(160, clock_us())
     soon(lambda: notices[-1].code == "speaker_back")
     speaker.stop()
 

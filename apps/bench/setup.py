@@ -27,7 +27,7 @@ from engine.vad import voice_activity
 from engine.worker.base import Face, Worker
 from engine.worker.thread import ThreadWorker
 
-PICTURES, _SOUNDS = (".jpg", ".png", ".webp"), (".flac", ".ogg", ".wav")
+PICTURES, SOUNDS = (".jpg", ".png", ".webp"), (".flac", ".ogg", ".wav")
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +123,7 @@ async def measure_cold(rig: Rig) -> Cold:
 
 def read_voice(settings: Settings) -> Floats:
     """The voice without the silence around it, or all of it when nobody speaks. Raises MediaError or FileError."""
-    pcm = read_sound(shipped(settings.voice, "speech", _SOUNDS)).pcm
+    pcm = read_sound(shipped(settings.voice, "speech", SOUNDS)).pcm
     spoken = np.flatnonzero(voice_activity(pcm))
     if not len(spoken):
         return pcm

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from apps.bench.setup import Settings
 
 _PARTS = {
-    "all": "everything but gpu, pipeline, soak, server and conformance",
+    "all": "everything but gpu, pipeline, soak, server, desktop and conformance",
     "latency": "answers to a voice, interrupts, switches of state",
     "sustain": "a conversation: frame rate, late frames, drift of picture and sound",
     "stages": "that, and where the time of a block goes, beside what the machine can do",
@@ -28,6 +28,7 @@ _PARTS = {
     "pipeline": "stages on core sets of their own beside one worker on half the cores, predicted and measured",
     "soak": "a long conversation: drift of the picture, seams, memory; writes drift.png and soak.json",
     "server": "through `visavis serve` beside the engine alone; sessions held at once, and the refusal of one more",
+    "desktop": "the app on a screen and sound devices of its own: voice to picture, a long talk, a lost microphone",
     "conformance": "a server at URL against the promises of docs/protocol.md",
 }
 _PARTS_HELP = "\n".join(f"  {name:11} {what}" for name, what in _PARTS.items())
@@ -39,9 +40,11 @@ _EXAMPLES = """examples:
   visavis bench gpu --checkpoint runs/student/model.safetensors --json
   visavis bench soak --minutes 10 --fast --out soak
   visavis bench server --backend mock --sessions 8 --hold-minutes 10
+  visavis bench desktop --backend mock --minutes 10
   visavis bench conformance ws://127.0.0.1:8765 --json
 """
 _SOAK_MINUTES, _SOAK_FOLDER = 10.0, Path("soak")
+_TALK_MINUTES = 1.0
 _REPEATS, _PIPELINE_REPEATS = 30, 5
 _SESSIONS = 64
 
@@ -85,8 +88,13 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     bench.add_argument("--compare", type=Path, metavar="FILE", help="print the changes since an earlier report")
     bench.add_argument("-o", "--report", type=Path, metavar="FILE", help="write the JSON document to a file, too")
     bench.add_argument("--json", action="store_true", help="print the JSON document and no tables")
+    bench.add_argument(
+        "--minutes",
+        type=float,
+        metavar="N",
+        help=f"soak: of video (default {_SOAK_MINUTES:g}); desktop: of talk (default {_TALK_MINUTES:g})",
+    )
     soak = bench.add_argument_group("soak only")
-    soak.add_argument("--minutes", type=float, metavar="N", help=f"of video (default {_SOAK_MINUTES:g})")
     soak.add_argument("--out", type=Path, metavar="DIR", help=f"folder for its files (default {_SOAK_FOLDER})")
     soak.add_argument("--fast", action="store_true", help="as fast as it goes, instead of in real time")
     gpu = bench.add_argument_group("gpu only")
@@ -116,6 +124,8 @@ def run(arguments: argparse.Namespace) -> int:
         return _run_conformance(arguments)
     if arguments.part == "server":
         return _run_server(arguments)
+    if arguments.part == "desktop":
+        return _run_desktop(arguments)
     from rich.console import Console
 
     from apps.bench.compare import print_comparison, read_report
@@ -193,6 +203,22 @@ def _run_server(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _run_desktop(arguments: argparse.Namespace) -> int:
+    from rich.console import Console
+
+    from apps.bench.desktop.run import measure_desktop, print_desktop
+    from apps.bench.setup import Settings
+    from apps.bench.tidy import tidy
+
+    minutes = _TALK_MINUTES if arguments.minutes is None else arguments.minutes
+    with _progress(quiet=arguments.json) as say:
+        report = tidy(measure_desktop(_settings(arguments, Settings), minutes, say))
+    if not arguments.json:
+        print_desktop(report, Console())
+    _print(arguments, report)
+    return 0
+
+
 def _print(arguments: argparse.Namespace, report: dict[str, Any]) -> None:
     line = json.dumps(report, allow_nan=False) + "\n"
     if arguments.report:
@@ -241,8 +267,10 @@ def _check(arguments: argparse.Namespace) -> None:
             continue
         if not least <= getattr(arguments, name) <= 1e6:
             raise ArgumentError(f"--{name} must be at least {least}, not {getattr(arguments, name)}")
-    if arguments.part != "soak" and (arguments.minutes is not None or arguments.out or arguments.fast):
-        raise ArgumentError("--minutes, --out and --fast belong to `visavis bench soak`")
+    if arguments.part != "soak" and (arguments.out or arguments.fast):
+        raise ArgumentError("--out and --fast belong to `visavis bench soak`")
+    if arguments.part not in ("soak", "desktop") and arguments.minutes is not None:
+        raise ArgumentError("--minutes belongs to `visavis bench soak` and `visavis bench desktop`")
     if arguments.minutes is not None and not 0.05 <= arguments.minutes <= 1e5:
         raise ArgumentError(f"--minutes must be at least 0.05, not {arguments.minutes}")
     if (arguments.part == "conformance") is not (arguments.url is not None):

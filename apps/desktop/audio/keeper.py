@@ -19,6 +19,8 @@ _STOP_S = 2.0
 _MISSING_LOOKS = 2
 """Looks in which a device must be absent: a sound server that is slow to answer once has lost nothing."""
 
+_NOTHING_CAME = "nothing ever came"
+
 
 @dataclass(frozen=True, slots=True)
 class Patience:
@@ -91,8 +93,12 @@ class Keeper:
                     self._try_open()
             elif (why := self._lost()) is not None:
                 _LOG.info("the %s is lost: %s", self._ways.kind, why)
+                if why == _NOTHING_CAME:
+                    self._complain_of_silence()
                 self._drop()
                 self._try_open(lost=True)
+            elif self._trouble and self._beat_us:
+                self._recovered()
         self._drop()
 
     def _try_open(self, lost: bool = False) -> None:
@@ -106,7 +112,6 @@ class Keeper:
             self._complain(error, lost)
         else:
             self._looked_us = clock_us()
-            self._recovered(device)
         self._tried_us = clock_us()
 
     def _lost(self) -> str | None:
@@ -115,7 +120,7 @@ class Keeper:
         if not self.stream.alive:
             return "the stream ended"
         if not self._beat_us:
-            return "nothing ever came" if _passed(self._opened_us, self._patience.first_s) else None
+            return _NOTHING_CAME if _passed(self._opened_us, self._patience.first_s) else None
         if _passed(self._beat_us, self._patience.silent_s):
             return "it fell silent"
         if _passed(self._looked_us, self._patience.again_s if self._missing else self._patience.look_s):
@@ -158,14 +163,23 @@ class Keeper:
             self._trouble = code
             self._tell(Notice(code, text, level))
 
+    def _complain_of_silence(self) -> None:
+        """It opens, and nothing comes: so a sound server treats what a program that is not its own has taken."""
+        kind, name = self._ways.kind, self.device.name if self.device else ""
+        code = f"{kind}_busy"
+        if code != self._trouble:
+            self._trouble = code
+            text = f"The {kind} “{name}” gives no sound. Close the program that holds it, or choose another one"
+            self._tell(Notice(code, f"{text}; {self._again()}", "warning"))
+
     def _again(self) -> str:
         return f"it goes on by itself then. {self._ways.consequence}"
 
-    def _recovered(self, device: Device) -> None:
-        if self._trouble:
-            self._trouble = ""
-            kind = self._ways.kind
-            self._tell(Notice(f"{kind}_back", f"The {kind} “{device.name}” works.", "info"))
+    def _recovered(self) -> None:
+        """Not before the first callback: what was opened may still be silent."""
+        self._trouble = ""
+        kind, name = self._ways.kind, self.device.name if self.device else ""
+        self._tell(Notice(f"{kind}_back", f"The {kind} “{name}” works.", "info"))
 
 
 def _passed(since_us: int, seconds: float) -> bool:
