@@ -1,5 +1,5 @@
 # make demo    a film from a shipped portrait and voice, with nothing but the runtime installed
-# make test    the test suite, with everything installed
+# make test    the test suite, with everything installed, but tests/desktop, which want a screen and real time
 # make test-plugs   the plugs against the packages that they fit, in an environment of their own: 1.4 GB
 # make test-desktop the desktop app on a screen and sound devices of its own; says what it lacks
 # make check   format, lint, types, import direction
@@ -23,7 +23,7 @@ demo: $(RUNTIME)/installed
 	@$(RUNTIME)/bin/visavis talk $(PORTRAIT) $(VOICE) -o out/demo.mp4 --size $(SIZE) --json $(DEMO_FLAGS)
 
 test: $(FULL)/installed
-	$(FULL)/bin/python -m pytest $(TEST_FLAGS)
+	$(FULL)/bin/python -m pytest --ignore=tests/desktop $(TEST_FLAGS)
 
 # -rs: where Xvfb, PulseAudio or Qt's libraries are missing, the tests skip and say so; .ci/run names the packages.
 test-desktop: $(FULL)/installed
