@@ -59,7 +59,7 @@ def checked(asked: Asked | None = None) -> Heard:
     heard = Heard()
     check = MachineCheck(asked or Asked(), heard)
     check.start()
-    check._thread.join(30)
+    check._thread.join(120)
     assert check.close()
     return heard
 

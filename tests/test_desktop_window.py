@@ -76,7 +76,7 @@ class FakeSource:
     name = "microphone"
 
     def start(self, deliver: Any, _notice: Any) -> None:
-        deliver(Packet(np.full(320, 0.5, np.float32), 16_000, 0))
+        deliver(Packet(np.full(320, 0.5, np.float32), 16_000, 10**9))
 
     def stop(self) -> None:
         pass
@@ -193,6 +193,21 @@ def test_escape_closes_what_lies_over_the_picture_before_it_interrupts(window: W
     assert window.main.sheet is None and stage_of(window).times("interrupt") == 0
     press(window, Key.Key_Escape)
     assert stage_of(window).times("interrupt") == 1
+
+
+def test_letters_do_nothing_behind_a_sheet(window: Window) -> None:
+    press(window, Key.Key_F1)
+    assert window.main.sheet is not None
+    QTest.keyClick(window.main.sheet.close_button, Key.Key_R)
+    assert stage_of(window).times("record") == 0
+
+
+def test_window_stays_above_others_when_told(window: Window) -> None:
+    flag = Qt.WindowType.WindowStaysOnTopHint
+    for on in (True, False):
+        window.desk.remember(on_top=on)
+        window.actions.show_settings()
+        assert bool(window.main.windowFlags() & flag) is on and window.main.isVisible()
 
 
 def test_keyboard_alone_reaches_every_control(window: Window) -> None:

@@ -172,3 +172,9 @@ def test_the_doctor_of_this_machine(capsys: pytest.CaptureFixture[str], monkeypa
     found = doctor.full_report(measure=False)
     assert doctor.exit_code(found) in (0, 1, 5) and json.dumps(found)
     assert found["packages"]["runtime"]["numpy"]
+
+
+def test_a_machine_that_is_very_slow_has_a_speed_all_the_same() -> None:
+    """It was 0 where the second block took longer than was to be measured."""
+    with AvatarEngine(MockBackend(), "mock") as engine:
+        assert speed.frames_per_second(engine, 256, seconds=0.0) > 0

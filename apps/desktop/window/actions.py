@@ -26,6 +26,8 @@ _CAPTION_MS = 6000
 _GAZE_DEGREES = {"gaze_x": 18.0, "gaze_y": 12.0, "yaw": 9.0, "pitch": 6.0}
 """At the pad's edge: the eyes go, and the head follows a little."""
 _SOUNDS = "Sound and video (*.wav *.flac *.mp3 *.ogg *.opus *.m4a *.mp4 *.mkv *.webm *.mov);;All files (*)"
+_OVER_SHEETS = ("escape", "talk", "mute", "quit")
+"""What keys still do while a sheet lies over the window."""
 _CAMERA_OFF = ("camera_lost", "camera_driver", "extra_missing")
 _FIGURES = (
     ("first frame", "first_frame_ms", "{:.0f} ms"),
@@ -73,6 +75,8 @@ class Actions(QObject):
     def on_key(self, key: int, control: bool, down: bool) -> None:
         binding: Binding | None = find(key, control)
         if binding is None or not (down or binding.held):
+            return
+        if self.window.sheet is not None and binding.action not in _OVER_SHEETS:
             return
         self.act(binding.action, down if binding.held else binding.value)
 
@@ -243,6 +247,7 @@ class Actions(QObject):
     def show_settings(self) -> None:
         """Everything on the window as the settings have it."""
         window, settings = self.window, self.desk.settings
+        window.stay_on_top(settings.on_top)
         window.panel.sound.show_settings(settings)
         window.dock.check("panel", settings.panel)
         window.dock.check("camera", self.desk.camera_on)
@@ -285,8 +290,9 @@ class Actions(QObject):
         preview = Preview()
         preview.taken.connect(self._take_picture)
         preview.another.connect(self.open_picture)
-        preview.show_examined(examined)
         self.window.open_sheet(examined.path.name, preview, 400)
+        preview.show_examined(examined)
+        self._fit_soon()
 
     def _on_progress(self, progress: Progress) -> None:
         if self._first_run is None:
@@ -297,7 +303,7 @@ class Actions(QObject):
     def _on_verdict(self, verdict: Verdict) -> None:
         if self._first_run is not None:
             self._first_run.show_verdict(verdict)
-            self.window.lay_out()
+            self._fit_soon()
 
     def _on_caption(self, text: str) -> None:
         if self.desk.settings.captions:
@@ -402,6 +408,10 @@ class Actions(QObject):
         self._first_run = form
         if self.window.sheet is not None:
             self.window.sheet.closed.connect(self._forget_first_run)
+
+    def _fit_soon(self) -> None:
+        """Qt counts what was put into a sheet only after this event."""
+        QTimer.singleShot(0, self.window.lay_out)
 
     def _forget_first_run(self) -> None:
         self._first_run = None

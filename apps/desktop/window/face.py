@@ -1,6 +1,7 @@
 """The picture, large, with what is written on it: state, badge, recording mark, figures, caption.
 
-Pixels are painted from the array that the stage gave; nothing but what the screen needs is copied.
+A picture is copied once, into the screen's own format: scaling from there takes a third of the time that it takes from
+the stage's 24 bits.
 """
 
 from __future__ import annotations
@@ -100,9 +101,9 @@ class FaceView(QWidget):
 
     def show_frame(self, shown: Shown) -> None:
         told = self._shown is None or self._shown.state != shown.state
-        # The image looks into the array, so both live as long as each other.
         self._shown = shown
-        self._image = image_of(shown.image if shown.rgba is None else shown.rgba, opaque=True)
+        pixels = image_of(shown.image if shown.rgba is None else shown.rgba, opaque=True)
+        self._image = pixels.convertToFormat(QImage.Format.Format_RGB32)
         if told:
             self.setAccessibleDescription(shown.state.name.capitalize())
         if self._bar.isVisible() or self.written.away:

@@ -15,8 +15,8 @@ from apps.desktop.window.panel import WIDTH_PX, Panel
 from apps.desktop.window.sheets import Sheet
 
 TITLE = "visavis"
-_NARROW_PX = 720
-"""Below this the panel lies over the picture instead of beside it."""
+_LEAST_FACE_PX = 240
+"""Where less than this is left for the picture, the panel lies over it instead of beside it."""
 _SMALLEST = (400, 360)
 _USUAL = (1080, 720)
 
@@ -56,6 +56,14 @@ class MainWindow(QWidget):
         self.panel.dress()
         self.update()
 
+    def stay_on_top(self, on: bool) -> None:
+        """A change of its flags hides a window, so it is shown again."""
+        flag = Qt.WindowType.WindowStaysOnTopHint
+        if bool(self.windowFlags() & flag) != on:
+            visible = self.isVisible()
+            self.setWindowFlag(flag, on)
+            self.setVisible(visible)
+
     def open_sheet(self, title: str, content: QWidget, width_px: int = 520) -> None:
         """In place of the one that is open."""
         self.close_sheet()
@@ -70,23 +78,28 @@ class MainWindow(QWidget):
         return True
 
     def lay_out(self) -> None:
-        area = self.rect()
-        full = self.isFullScreen()
+        """Everything to its place; to be called when the size, or what is shown, has changed."""
+        area, full = self.rect(), self.isFullScreen()
         shows_panel = self.desk.settings.panel and not full
-        beside = shows_panel and area.width() >= _NARROW_PX
-        self.panel.setVisible(shows_panel)
+        beside = shows_panel and area.width() >= WIDTH_PX + _LEAST_FACE_PX
         width = area.width() - (WIDTH_PX if beside else 0)
         dock_px = 0 if full else HEIGHT_PX + 12
-        # Over the picture the panel leaves the dock in reach.
-        panel_height = area.height() - (0 if beside else dock_px)
-        self.panel.setGeometry(area.width() - WIDTH_PX, 0, WIDTH_PX, panel_height)
+        wanted_px = self.dock.sizeHint().width()
+        # Where the dock is wider than the picture it goes below the panel, too.
+        dock_room = width if wanted_px + 8 <= width and beside else area.width()
+        panel_height = area.height() - (0 if dock_room == width and beside else dock_px)
+        self.panel.setVisible(shows_panel)
         self.panel.setAutoFillBackground(shows_panel and not beside)
+        self.panel.setGeometry(area.width() - WIDTH_PX, 0, WIDTH_PX, panel_height)
         self.face.set_square(not full)
         self.face.setGeometry(0, 0, width, area.height() - dock_px)
         self.dock.setVisible(not full)
-        wanted = self.dock.sizeHint()
-        dock_width = min(wanted.width(), width - 8)
-        self.dock.setGeometry((width - dock_width) // 2, area.height() - HEIGHT_PX - 10, dock_width, HEIGHT_PX)
+        dock_width = min(wanted_px, dock_room - 8)
+        self.dock.setGeometry((dock_room - dock_width) // 2, area.height() - HEIGHT_PX - 10, dock_width, HEIGHT_PX)
+        self._lay_over(width)
+
+    def _lay_over(self, width: int) -> None:
+        """Notices over the picture, whose place is that wide; sheets over all."""
         if not self.notices.isHidden():
             self.notices.fit(min(560, width - 24))
             self.notices.move((width - self.notices.width()) // 2, 54)

@@ -53,7 +53,8 @@ class PetWindow(QWidget):
 
     def show_frame(self, shown: Shown) -> None:
         self._shown = shown
-        self._image = image_of(shown.image if shown.rgba is None else shown.rgba)
+        pixels = image_of(shown.image if shown.rgba is None else shown.rgba)
+        self._image = pixels.convertToFormat(QImage.Format.Format_ARGB32_Premultiplied)
         self.update()
 
     def set_click_through(self, on: bool) -> None:
