@@ -146,9 +146,10 @@ def _delay(
         measure_delay(talker, eye, markers, 2)
         return measure_delay(talker, eye, markers, settings.repeats, say)
     phrases: list[tuple[float, float]] = []
-    for number, pcm in enumerate(speeches):
-        say(f"recording {number + 1} of {len(speeches)}")
-        curve = mouth_curve(portrait, pcm, settings.model, settings.backend, settings.size_px)
+    curves = [mouth_curve(portrait, pcm, settings.model, settings.backend, settings.size_px) for pcm in speeches]
+    for number in range(settings.repeats):
+        say(f"recording {number + 1} of {settings.repeats}")
+        pcm, curve = speeches[number % len(speeches)], curves[number % len(speeches)]
         said = talker.say(pcm).result()
         eye.wait(said.sounds_s + len(pcm) / SAMPLE_RATE_HZ + 1, 0, len(pcm) / SAMPLE_RATE_HZ + 2)
         phrases += follow(eye.seen(), said.sounds_s, curve)
