@@ -34,7 +34,7 @@ def noise(seconds: float, level: float = 0.1) -> np.ndarray:
 
 @pytest.mark.parametrize("lag_ms", [0, 235, 600])
 def test_a_mouth_that_follows_is_found_with_its_lag(lag_ms: int) -> None:
-    curve = np.random.default_rng(3).standard_normal(6 * FPS).cumsum()
+    curve = np.random.default_rng(3).standard_normal(16 * FPS).cumsum()
     moments = 100.0 + np.arange(len(curve)) / FPS + lag_ms / 1000
     seen = Seen(moments, np.zeros(len(curve)), curve)
     found = summary(follow(seen, 100.0, curve))
@@ -43,7 +43,7 @@ def test_a_mouth_that_follows_is_found_with_its_lag(lag_ms: int) -> None:
 
 
 def test_a_mouth_that_does_not_follow_counts_as_missed() -> None:
-    curve = np.random.default_rng(3).standard_normal(3 * FPS).cumsum()
+    curve = np.random.default_rng(3).standard_normal(8 * FPS).cumsum()
     seen = Seen(np.array([100.0]), np.zeros(1), np.zeros(1))
     assert summary(follow(seen, 100.0, curve)).lag_ms.missed == 1
 

@@ -62,27 +62,21 @@ def test_keys_alone_do_it_all(desk: Desk, app: App) -> None:
     assert app.process.wait(PATIENCE_S) == 0
 
 
-def at_rest(desk: Desk, timeout_s: float = 20) -> np.ndarray:
-    """What the screen shows once it moves no more by itself; pictures of people still come in after the first."""
-    end_s = time.monotonic() + timeout_s
-    before = desk.screen.shot()
-    while time.monotonic() < end_s:
-        time.sleep(0.5)
-        now = desk.screen.shot()
-        if unlike(before, now).sum() <= 20:
-            return now
-        before = now
-    raise AssertionError("it moves by itself, so the test says nothing")
-
-
 def test_the_focus_walks_and_can_be_seen(desk: Desk, app: App) -> None:
     """Tab alone, without a pointer: what has the focus looks different from how it looked without it."""
-    looks = [at_rest(desk)]
+    soon(lambda: _rests(desk), "it moves by itself, so this would say nothing")
+    looks = [desk.screen.shot()]
     for _ in range(6):
         desk.screen.key("Tab")
         time.sleep(0.3)
         looks.append(desk.screen.shot())
     assert all(unlike(before, now).sum() > 20 for before, now in zip(looks, looks[1:], strict=False))
+
+
+def _rests(desk: Desk) -> bool:
+    before = desk.screen.shot()
+    time.sleep(1)
+    return bool(unlike(before, desk.screen.shot()).sum() <= 20)
 
 
 def test_push_to_talk_is_heard_only_while_held(desk: Desk, marker: np.ndarray) -> None:

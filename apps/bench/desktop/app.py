@@ -51,7 +51,7 @@ class App:
 
         return self._children.wait(self.process, look, patience_s)
 
-    def fresh(self, patience_s: float = 5.0) -> dict[str, Any]:
+    def fresh(self, patience_s: float = 20.0) -> dict[str, Any]:
         """The next report that the app writes from now on."""
         now_s = time.monotonic()
         return self.until(lambda stats: bool(stats["moment_s"] > now_s), patience_s)

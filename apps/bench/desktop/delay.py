@@ -19,7 +19,7 @@ from apps.bench.desktop.screen import Box
 from apps.bench.desktop.talker import Talker
 from apps.bench.stats import Spread, spread
 
-MOUTH = (0.3, 0.62, 0.7, 0.88)
+MOUTH = (0.38, 0.64, 0.62, 0.82)
 """Of the canonical crop: left, top, right, bottom."""
 
 MOVED = 0.2

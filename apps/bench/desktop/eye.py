@@ -21,16 +21,16 @@ _KEPT = 25 * 3600
 @dataclass(frozen=True, slots=True)
 class Seen:
     """Changes in order: moment_s [N] on time.monotonic; apart [N]: mean distance from the picture at rest, in grey
-    levels; light [N]: mean brightness.
+    levels; dark [N]: brightness of the darkest tenth, which in a mouth is what opens.
     """
 
     moment_s: NDArray[np.float64]
     apart: NDArray[np.float64]
-    light: NDArray[np.float64]
+    dark: NDArray[np.float64]
 
     def after(self, moment_s: float) -> Seen:
         keep = self.moment_s >= moment_s
-        return Seen(self.moment_s[keep], self.apart[keep], self.light[keep])
+        return Seen(self.moment_s[keep], self.apart[keep], self.dark[keep])
 
     def __len__(self) -> int:
         return len(self.moment_s)
@@ -43,7 +43,7 @@ class Eye:
         self._view, self._look_s = screen.look(box)[..., :3], look_s
         self._rest = self._view.astype(np.int16)
         self._last = self._view.copy()
-        self._moments, self._apart, self._light = array("d"), array("d"), array("d")
+        self._moments, self._apart, self._dark = array("d"), array("d"), array("d")
         self._noted = threading.Condition()
         self._open = True
         self._thread = threading.Thread(target=self._run, name="bench-eye", daemon=True)
@@ -65,7 +65,7 @@ class Eye:
 
     def seen(self) -> Seen:
         with self._noted:
-            return Seen(*(np.array(notes, np.float64) for notes in (self._moments, self._apart, self._light)))
+            return Seen(*(np.array(notes, np.float64) for notes in (self._moments, self._apart, self._dark)))
 
     def wait(self, after_s: float, apart: float, patience_s: float) -> float | None:
         """The first moment from `after_s` on at which the picture was so far from rest; None when none comes."""
@@ -94,5 +94,10 @@ class Eye:
             if len(self._moments) < _KEPT:
                 self._moments.append(moment_s)
                 self._apart.append(float(np.abs(now - self._rest).mean()))
-                self._light.append(float(now.mean()))
+                self._dark.append(darkest_tenth(now))
             self._noted.notify_all()
+
+
+def darkest_tenth(picture: NDArray[np.uint8]) -> float:
+    """Its brightest pixel, in the green of a picture of three colours [H, W, 3]."""
+    return float(np.percentile(picture[..., 1], 10))

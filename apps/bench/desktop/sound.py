@@ -54,8 +54,10 @@ class SoundServer:
         self._load(name, "module-remap-source", f"master={name}{_FEED}.monitor", f"source_name={name}", described)
 
     def plug_speaker(self, name: str, rate_hz: int = 48_000, channels: int = 2) -> None:
+        """The newest one is the default."""
         described = f"sink_properties=device.description={name}"
         self._load(name, "module-null-sink", f"sink_name={name}", f"rate={rate_hz}", f"channels={channels}", described)
+        self._pactl("set-default-sink", name)
 
     def unplug(self, name: str) -> None:
         """Take a device away, whoever uses it."""

@@ -20,7 +20,9 @@ from engine.types import SAMPLE_RATE_HZ
 ROOM = 3e-4
 """Root mean square of the room's noise: -70 dBFS. A real room is never digitally silent."""
 
-_LONGEST_WORD_S, _WORD_GAP_S = 0.7, 0.2
+_SHORTEST_WORD_S, _LONGEST_WORD_S, _WORD_GAP_S = 0.25, 0.7, 0.2
+"""A syllable that is over at once may pass for noise."""
+
 _ONSET_DB, _QUIET_DB = -20.0, -35.0
 """Below the recording's loudest 10 ms: where a word begins, and what counts as a pause before it."""
 
@@ -107,7 +109,7 @@ def words(pcm: NDArray[np.float32]) -> list[NDArray[np.float32]]:
         before = level_db[max(0, place - pause) : place]
         if len(before) == pause and (before < _ONSET_DB).all() and before[-3:].max() < _ONSET_DB:
             found.append(_cut(pcm, int(place) * hop, level_db[place:]))
-    return found
+    return [word for word in found if len(word) >= _SHORTEST_WORD_S * SAMPLE_RATE_HZ]
 
 
 def _cut(pcm: NDArray[np.float32], start: int, level_db: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -15,6 +15,10 @@ from engine.errors import AvatarError
 from engine.types import SAMPLE_RATE_HZ
 
 LONGEST_LAG_S = 1.0
+WARM_UP_S = 3.0
+"""A null sink that nobody used gathers two seconds before it gives the first, and cannot tell how late it is."""
+
+_HEAD_START_S = 0.2
 _HOP = SAMPLE_RATE_HZ // 100
 _GONE_DB = -60.0
 """Below full scale: surely nothing."""
@@ -34,6 +38,7 @@ class Tape:
 
     def __enter__(self) -> Tape:
         self._thread.start()
+        time.sleep(WARM_UP_S + _HEAD_START_S)
         return self
 
     def __exit__(
@@ -44,12 +49,15 @@ class Tape:
         self._ear.close()
 
     def heard(self, from_s: float, seconds: float) -> NDArray[np.float32]:
-        """A stretch of it, shorter where it has none."""
+        """A stretch of it, shorter where it has none; it begins when the device has warmed up."""
         start = max(0, round((from_s - self._began_s) * SAMPLE_RATE_HZ))
         return np.array(self._sound[start : start + round(seconds * SAMPLE_RATE_HZ)], np.float32)
 
     def _run(self) -> None:
         try:
+            ready_s = time.monotonic() + WARM_UP_S
+            while time.monotonic() < ready_s:
+                self._ear.read()
             self._sound.extend(self._ear.read().tolist())
             self._began_s = time.monotonic() - len(self._sound) / SAMPLE_RATE_HZ - self._ear.latency_us() / 1e6
             while self._open:
