@@ -14,7 +14,7 @@ from conftest import QUICK
 from PIL import Image
 
 from apps.bench.desktop.app import App
-from apps.bench.desktop.delay import MOUTH, MOVED, mouth_of
+from apps.bench.desktop.delay import MOVED, mouth_of
 from apps.bench.desktop.desk import Desk
 from apps.bench.desktop.eye import Eye
 from apps.bench.desktop.screen import Box
@@ -22,6 +22,8 @@ from apps.bench.desktop.talker import Talker
 
 PATIENCE_S = 15.0
 SKEW_MS = 40.0
+LOWER_FACE = (0.3, 0.62, 0.7, 0.88)
+"""Of a film's picture: left, top, right, bottom."""
 HERE = ("--mic", "headset", "--headphones")
 
 
@@ -157,7 +159,7 @@ def mouth_moves(film: Path) -> list[float]:
         rest = None
         for frame in container.decode(video=0):
             image = frame.to_ndarray(format="rgb24")
-            box = Box(0, 0, image.shape[1], image.shape[0]).inner(*MOUTH)
+            box = Box(0, 0, image.shape[1], image.shape[0]).inner(*LOWER_FACE)
             mouth = image[box.y : box.y + box.height, box.x : box.x + box.width].astype(np.int16)
             rest = mouth if rest is None else rest
             # Ten times what counts on the screen, since a film's pictures are not exact.
