@@ -89,7 +89,6 @@ class Director:
         self._next = 0
         self._fresh = True
         self._cut = False
-        self._shown = False
         self._under_way: deque[_UnderWay] = deque()
         self._changes: dict[str, Change] = {}
         self._replanned_us = -REPLAN_US
@@ -106,10 +105,6 @@ class Director:
         while True:
             self._wake.clear()
             wait_us = self._advance()
-            if self._shown and self.presenter.paced:
-                # Here and not in on_shown, so that the picture goes out first.
-                self.timeline.look_ahead()
-            self._shown = False
             try:
                 async with asyncio.timeout(None if wait_us is None else wait_us / MICROSECONDS):
                     await self._wake.wait()
@@ -192,7 +187,6 @@ class Director:
         if frame.index % CHECK_EVERY_FRAMES == 0 and not frame.frozen and self.watchdog.check(frame.image):
             self._fresh = True
             self._on_event(SessionEvent(EventKind.REANCHORED))
-        self._shown = True
         self._wake.set()
 
     def _advance(self) -> int | None:

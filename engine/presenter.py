@@ -63,6 +63,11 @@ class Presenter:
         return self.next_index + len(self._ready)
 
     @property
+    def coming(self) -> VideoFrame | None:
+        """The frame that is due next, if there is one; it may still be replaced, or lose its sound."""
+        return self._ready[0] if self._ready else None
+
+    @property
     def full(self) -> bool:
         return len(self._ready) + (0 if self.paced else len(self._egress)) >= READY_FRAMES
 

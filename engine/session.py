@@ -22,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.audio.resample import Resampler
+from engine.audio.silero import Probability, silero
 from engine.clock import now_us
 from engine.direction import expression_vector
 from engine.director import Director
@@ -32,7 +33,6 @@ from engine.portrait.planes import to_pixels
 from engine.presenter import Presenter
 from engine.timeline.cues import Cue, CueTrack, frames_of
 from engine.timeline.lane import AudioLane
-from engine.timeline.speech import Probability, silero
 from engine.timeline.timeline import Timeline
 from engine.types import POSE_AXES, SAMPLE_RATE_HZ, AvatarState, VideoFrame
 from engine.watchdog import DriftBounds, DriftWatchdog

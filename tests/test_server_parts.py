@@ -18,7 +18,7 @@ from apps.server.desk import Upload
 from apps.server.errors import SlowReaderError, UploadMismatchError, UtteranceOrderError
 from apps.server.health import Figures
 from apps.server.messages import KEPT_EVENTS, Journal
-from apps.server.outbox import MAX_CONTROLS, MAX_FRAMES, MAX_PICTURES, STALLED_S, Outbox, Outgoing
+from apps.server.outbox import MAX_CONTROLS, MAX_FRAMES, MAX_PICTURES, STALLED_S, Coming, Outbox, Outgoing
 from apps.server.protocol import AUDIO, CHUNK_BYTES, VIDEO, Media, parse_binary
 from apps.server.stats import Stats
 from apps.server.utterances import MAX_LIVE, Utterances
@@ -87,6 +87,67 @@ def test_a_stuck_client_costs_bounded_memory_and_gets_the_newest() -> None:
         assert [m for m in wire.got if isinstance(m, str)] == [f"said {number}" for number in range(500)]
 
     run_virtual(script())
+
+
+def test_a_picture_that_is_known_is_encoded_before_its_moment() -> None:
+    """At its moment it only has to be sent; one that takes its place is a key frame."""
+
+    async def script() -> None:
+        wire = Wire(encode_s=0.03)
+        frames = [frame(number) for number in range(4)]
+        wire.outbox.put(frames[0], Coming(frames[1].image, frames[1].pts_us))
+        await asyncio.sleep(0.1)
+        assert wire.keys == [True, False]
+        assert len(wire.videos) == 1
+        wire.outbox.put(frames[1], Coming(frames[2].image, frames[2].pts_us))
+        await asyncio.sleep(0.001)
+        assert [v.pts_us // 40_000 for v in wire.videos] == [0, 1]
+        await asyncio.sleep(0.1)
+        # The engine planned anew, and another picture is due.
+        other = frame(2)
+        wire.outbox.put(other, Coming(frames[3].image, frames[3].pts_us))
+        await asyncio.sleep(0.1)
+        assert [bytes(v.payload) for v in wire.videos] == [b"key", b"delta", b"key"]
+        # An interrupt drops nothing of a picture that is still to come.
+        wire.outbox.cut(1)
+        frames[3].epoch = 1
+        wire.outbox.put(frames[3])
+        await asyncio.sleep(0.001)
+        assert [v.pts_us // 40_000 for v in wire.videos] == [0, 1, 2, 3]
+        await wire.close()
+        assert wire.keys == [True, False, False, True, False]
+
+    run_virtual(script())
+
+
+def test_nothing_is_encoded_ahead_for_a_client_without_room() -> None:
+    async def script() -> None:
+        wire = Wire(window=1, encode_s=0.03)
+        frames = [frame(number) for number in range(3)]
+        wire.outbox.put(frames[0], Coming(frames[1].image, frames[1].pts_us))
+        await asyncio.sleep(0.1)
+        assert wire.keys == [True]
+        wire.outbox.acknowledge(0)
+        await asyncio.sleep(0.1)
+        assert wire.keys == [True, False]
+        await wire.close()
+
+    run_virtual(script())
+
+
+def test_a_picture_that_was_made_again_takes_the_place_of_the_first() -> None:
+    """x264 takes one moment twice, and fragments stay without a gap or an overlap."""
+    pictures = np.random.default_rng(0).integers(0, 255, (4, 64, 64, 3), np.uint8)
+    encoder = ENCODERS["fmp4"](64, 80)
+    parts = [encoder.encode(pictures[0], 0, True), encoder.encode(pictures[1], 80_000, False)]
+    again = encoder.encode(pictures[2], 80_000, True)
+    after = encoder.encode(pictures[3], 120_000, False)
+    assert again.key
+    film = io.BytesIO(encoder.head + parts[0].payload + again.payload + after.payload)
+    with av.open(film) as container:
+        times = [(p.pts, p.duration) for p in container.demux(video=0) if p.size]
+    ends = [pts + duration for pts, duration in times]
+    assert [pts for pts, _ in times][1:] == ends[:-1]
 
 
 def test_controls_overtake_media_and_an_interrupt_drops_them() -> None:

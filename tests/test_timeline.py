@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import threading
-
 import numpy as np
 import pytest
 
 from engine.audio.buffer import SampleBuffer
 from engine.audio.features import log_mel
+from engine.audio.silero import WINDOW, silero
 from engine.audio.windows import frame_windows
 from engine.errors import AudioBufferFullError
 from engine.timeline.cues import KEPT_FRAMES, Cue, CueTrack
 from engine.timeline.lane import START_SAMPLES, AudioLane
-from engine.timeline.speech import WINDOW, SpeechDetector, silero
+from engine.timeline.speech import SpeechDetector
 from engine.timeline.timeline import AFTER_FRAMES, Timeline
 from engine.types import SAMPLES_PER_FRAME, AvatarState
 
@@ -216,6 +215,34 @@ def test_silero_hears_speech_and_not_noise() -> None:
     assert share(noise) < 0.1
 
 
+def test_both_libraries_hear_the_same() -> None:
+    from engine.audio.silero import _Detector, _on_onnxruntime, _on_openvino
+
+    pytest.importorskip("onnxruntime", reason="the other library is not installed")
+    pytest.importorskip("openvino", reason="the other library is not installed")
+    from apps.media import read_sound
+
+    speech = read_sound("assets/speech/maps.flac").pcm[:64_000].astype(np.float32)
+    detectors = [_Detector(load()()) for load in (_on_onnxruntime, _on_openvino)]
+    heard = np.array([[d(speech[i : i + WINDOW]) for d in detectors] for i in range(0, len(speech) - WINDOW, WINDOW)])
+    assert np.ptp(heard[:, 0]) > 0.9
+    assert np.abs(heard[:, 0] - heard[:, 1]).max() < 0.02
+
+
+def test_two_detectors_of_one_network_do_not_disturb_each_other() -> None:
+    from apps.media import read_sound
+
+    speech = read_sound("assets/speech/maps.flac").pcm[:32_000].astype(np.float32)
+    windows = [speech[i : i + WINDOW] for i in range(0, len(speech) - WINDOW, WINDOW)]
+    alone, beside, other = silero(), silero(), silero()
+    expected = [alone(window) for window in windows]
+    got = []
+    for window in windows:
+        got.append(beside(window))
+        other(np.zeros(WINDOW, np.float32))
+    assert got == expected
+
+
 def test_auto_state_follows_both_voices_with_hangover_and_explicit_states_win() -> None:
     line = timeline()
     line.partner.push(np.full(10 * FRAME, 0.5, np.float32), 0)
@@ -307,48 +334,3 @@ def test_sound_that_was_thrown_away_is_not_judged() -> None:
     voice.place(6)
     assert voice.active(3, 5)
     assert 0 < len(asked) <= 12
-
-
-def test_what_was_looked_at_ahead_costs_the_plan_nothing_and_changes_nothing() -> None:
-    """Two windows for each frame planned, in another thread: then no plan has one left to judge."""
-    asked: list[str] = []
-
-    def counted(window: np.ndarray) -> float:
-        asked.append(threading.current_thread().name)
-        return loud(window)
-
-    spoken = ramp(80)
-    spoken[8_000:20_000] = 0.001
-    plain, ahead = timeline(), Timeline(AudioLane(60, probability=counted), lane(keep_up_frames=1, gate=False))
-    for one in (plain, ahead):
-        one.voice.push(spoken, 1)
-        one.voice.flush()
-
-    def look() -> None:
-        before = len(asked)
-        ahead.look_ahead()
-        ahead.voice.detector.between(0, 1, 0)
-        assert len(asked) <= before + 2
-
-    for _ in range(16):
-        look()
-    for first in range(0, 64, 8):
-        before = len(asked)
-        assert (ahead.plan(first, 8).state == plain.plan(first, 8).state).all()
-        assert len(asked) == before
-        for _ in range(8):
-            look()
-    assert threading.current_thread().name not in asked
-
-
-def test_what_a_thread_cannot_judge_is_told_to_who_asks() -> None:
-    """Its error is not lost with the thread."""
-
-    def broken(window: np.ndarray) -> float:
-        raise ValueError("no model")
-
-    one = Timeline(AudioLane(60, probability=broken), lane(keep_up_frames=1, gate=False))
-    one.voice.push(ramp(20), 1)
-    one.look_ahead()
-    with pytest.raises(ValueError, match="no model"):
-        one.plan(0, 4)

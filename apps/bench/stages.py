@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 
 from apps.bench.script import Floats, say
 from apps.bench.viewer import on_screen
+from engine.audio.silero import silero
 from engine.session import SessionConfig
-from engine.timeline.speech import silero
 from engine.types import FPS, VideoFrame
 from engine.worker.base import Face, Worker
 

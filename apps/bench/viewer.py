@@ -12,11 +12,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from apps.bench.stats import Taken
+from engine.audio.silero import Probability
 from engine.clock import now_us
 from engine.controller import LEVELS
 from engine.events import EventKind, SessionEvent
 from engine.session import AvatarSession, SessionConfig
-from engine.timeline.speech import Probability
 from engine.types import VideoFrame
 from engine.worker.base import Face, Worker
 

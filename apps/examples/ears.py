@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from apps.media import read_sound
+from engine.audio.silero import OFF, ON, WINDOW, Probability, silero
 from engine.errors import ArgumentError
-from engine.timeline.speech import OFF, ON, WINDOW, Probability, silero
 from engine.types import SAMPLE_RATE_HZ
 
 Samples = NDArray[np.float32]

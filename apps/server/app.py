@@ -33,6 +33,7 @@ from apps.server.routes import Files, json_response, not_found, refusal, respons
 from apps.server.sockets import StrangersFilter, bounded, keep_short
 from apps.server.speech import SpeechDesk
 from apps.speech import Speaker
+from engine.audio.silero import silero
 from engine.errors import AvatarError, EngineFullError, OutputNotWritableError
 from engine.pipeline.opening import MOCK
 from engine.supervisor import SupervisedWorker
@@ -102,7 +103,8 @@ class AvatarServer:
 
     async def start(self) -> None:
         """Warm the model up, then listen. Raises AvatarError; close it then, too."""
-        await self.worker.start()
+        # Read while the worker starts, and not when the first client comes.
+        await asyncio.gather(self.worker.start(), asyncio.to_thread(silero))
         self._gate = Gate(self.config.limits, self.worker.capacity)
         about = {"version": engine.__version__, "model": self.worker.info.model, "backend": self.worker.info.backend}
         self._health = Health(self._gate, self.figures, about)

@@ -47,18 +47,22 @@ def init_segment(extradata: bytes, width: int, height: int) -> bytes:
 
 class Fragments:
     """Makes fragments that follow one another without gaps: where pictures were left out, the next one begins where the
-    last one ended.
+    last one ended. A picture of the same moment as the one before takes its place.
     """
 
     def __init__(self) -> None:
         self._count = 0
-        self._end_us: int | None = None
+        self._start_us = self._end_us = -1
+        self._pts_us: int | None = None
 
     def fragment(self, annex_b: bytes, pts_us: int, duration_us: int, key: bool) -> bytes:
         """`moof` and `mdat` of one access unit."""
-        start_us = pts_us if self._end_us is None else min(self._end_us, pts_us)
-        end_us = pts_us + duration_us
-        self._end_us, self._count = end_us, self._count + 1
+        if self._pts_us is None:
+            self._start_us = pts_us
+        elif pts_us != self._pts_us:
+            self._start_us = min(self._end_us, pts_us)
+        start_us, end_us = self._start_us, pts_us + duration_us
+        self._pts_us, self._end_us, self._count = pts_us, end_us, self._count + 1
         sample = b"".join(pack(">I", len(unit)) + unit for unit in nal_units(annex_b))
         flags = _SYNC_SAMPLE if key else _OTHER_SAMPLE
         size = len(self._moof(start_us, end_us - start_us, len(sample), flags, 0))

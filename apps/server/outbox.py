@@ -1,8 +1,11 @@
 """What waits to be sent over one connection, and in which order it goes.
 
 Controls go before media. Pictures are encoded only when there is room for them at the client, so that no encoded one is
-ever dropped for slowness; of those that wait, the oldest gives way. An interrupt drops every picture and sound that is
-not yet in the transport.
+dropped for slowness; of those that wait, the oldest gives way. An interrupt drops every picture and sound that is not
+yet in the transport.
+
+The picture that is due next is encoded as soon as it is known and nothing else waits, so that at its moment it only
+has to be sent. When another one comes in its place, that one is a key frame.
 
 | queue | bound | when full |
 |---|---|---|
@@ -10,6 +13,7 @@ not yet in the transport.
 | pictures that wait to be encoded | 2 | the oldest is dropped, its sound stays |
 | frames that wait with their sound | 50, 2 s | the oldest is dropped |
 | encoded frames | 1 | encoding waits |
+| pictures encoded before their moment | 1 | encoding waits |
 | frames under way, with a window | the window | encoding waits |
 """
 
@@ -57,6 +61,17 @@ class Outgoing:
     after: list[Mark] = field(default_factory=list)
 
 
+@dataclass(frozen=True, slots=True)
+class Coming:
+    """A picture that will be due next, unless another takes its place."""
+
+    image: Pixels
+    pts_us: int
+
+    def is_of(self, frame: Outgoing) -> bool:
+        return frame.image is self.image and frame.pts_us == self.pts_us
+
+
 class Outbox:
     """The sending half of a connection."""
 
@@ -70,6 +85,8 @@ class Outbox:
         self._controls: deque[str] = deque()
         self._waiting: deque[Outgoing] = deque()
         self._ready: tuple[Outgoing, Encoded | None] | None = None
+        self._coming: Coming | None = None
+        self._ahead: tuple[Coming, Encoded] | None = None
         self._wants_key = True
         self._videos = self._sounds = self._taken = 0
         """Media sent of each kind, and videos acknowledged."""
@@ -94,8 +111,9 @@ class Outbox:
         self._controls.append(text)
         self._changed.set()
 
-    def put(self, frame: Outgoing) -> None:
-        """A frame; returns at once, whatever the client does."""
+    def put(self, frame: Outgoing, coming: Coming | None = None) -> None:
+        """A frame, and what comes after it if that is known; returns at once, whatever the client does."""
+        self._coming = coming
         self._waiting.append(frame)
         pictures = [one for one in self._waiting if one.image is not None]
         for late in pictures[:-MAX_PICTURES]:
@@ -145,21 +163,13 @@ class Outbox:
         """Encode until cancelled, beside `send_all`."""
         while True:
             frame = self._next()
-            if frame is None:
+            if frame is not None:
+                await self._make_ready(frame)
+            elif self._may_encode_ahead():
+                await self._encode_ahead()
+            else:
                 self._changed.clear()
                 await self._changed.wait()
-                continue
-            encoded = None
-            if frame.image is not None:
-                key, self._wants_key = self._wants_key, False
-                began_us = now_us()
-                encoded = await self._encode(frame.image, frame.pts_us, key)
-                self._stats.encoded(now_us() - began_us)
-                if frame.epoch != self.epoch:
-                    self._wants_key = True
-                    continue
-            self._ready = (frame, encoded)
-            self._changed.set()
 
     def _next(self) -> Outgoing | None:
         """The next frame to be encoded, if it may be."""
@@ -168,6 +178,46 @@ class Outbox:
         if self._waiting[0].image is not None and self._has_no_room():
             return None
         return self._waiting.popleft()
+
+    async def _make_ready(self, frame: Outgoing) -> None:
+        encoded = None
+        if frame.image is not None:
+            encoded = self._take_ahead(frame)
+            if encoded is None:
+                encoded = await self._encoded(frame.image, frame.pts_us)
+            if frame.epoch != self.epoch:
+                self._wants_key = True
+                return
+        self._ready = (frame, encoded)
+        self._changed.set()
+
+    def _take_ahead(self, frame: Outgoing) -> Encoded | None:
+        """What was encoded before its moment, if it is this frame's and the client can decode it."""
+        if self._ahead is None:
+            return None
+        (coming, encoded), self._ahead = self._ahead, None
+        if coming.is_of(frame) and (encoded.key or not self._wants_key):
+            self._wants_key &= not encoded.key
+            return encoded
+        self._wants_key = True
+        return None
+
+    def _may_encode_ahead(self) -> bool:
+        """Whether a client that is sent what waits could take one more at once."""
+        idle = not self._waiting and self._ready is None and self._sending_since_us is None
+        return idle and self._coming is not None and self._ahead is None and not self._has_no_room()
+
+    async def _encode_ahead(self) -> None:
+        assert self._coming is not None
+        coming, self._coming = self._coming, None
+        self._ahead = (coming, await self._encoded(coming.image, coming.pts_us))
+
+    async def _encoded(self, image: Pixels, pts_us: int) -> Encoded:
+        key, self._wants_key = self._wants_key, False
+        began_us = now_us()
+        encoded = await self._encode(image, pts_us, key)
+        self._stats.encoded(now_us() - began_us)
+        return encoded
 
     async def send_all(self) -> None:
         """Send until cancelled; raises what `send` does."""
@@ -224,4 +274,5 @@ class Outbox:
         self._sending_since_us = now_us()
         await self._send(message)
         self._sending_since_us = None
+        self._changed.set()
         self._stats.transmitted(len(message))

@@ -16,7 +16,7 @@ import numpy as np
 
 from apps.server.errors import UtteranceOrderError
 from apps.server.messages import Finish, Journal, error_text, finish_fields, position, say
-from apps.server.outbox import Outbox, Outgoing
+from apps.server.outbox import Coming, Outbox, Outgoing
 from apps.server.protocol import (
     END_OF_UTTERANCE,
     FROZEN,
@@ -322,10 +322,17 @@ class ServedSession:
             _, turn_id, whole = self._ended_turns.pop(0)
             outgoing.after.append(partial(self._turn_over, turn_id, whole, frame.pts_us))
         if self.outbox is not None:
-            self.outbox.put(outgoing)
+            self.outbox.put(outgoing, self._coming())
         else:
             self._pass(outgoing)
         self.watch_buffer()
+
+    def _coming(self) -> Coming | None:
+        """The picture of the frame that is due next, if it is drawn by now."""
+        frame = self.avatar.presenter.coming
+        if frame is None or self.deal.codec == "none":
+            return None
+        return Coming(frame.image, frame.pts_us)
 
     def _outgoing(self, frame: VideoFrame, one: Utterance | None) -> Outgoing:
         first = _first_sample(frame) if one else 0

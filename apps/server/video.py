@@ -1,7 +1,7 @@
 """Pictures to bytes: one encoder per connection. Every call may take milliseconds, so it belongs in a thread.
 
-An encoder sees only pictures that will be sent, so what it refers to is always there; what was encoded and then not
-sent is followed by a key frame.
+What an encoder refers to is always there: a picture that was encoded and then not sent is followed by a key frame. That
+one may have the same pts_us, when it takes the place of another.
 """
 
 from __future__ import annotations
@@ -99,6 +99,7 @@ class _H264:
         }
         context.open()
         self._context = context
+        self._moment = -1
         self._reformatter = VideoReformatter()
         self._parameters = bytes(context.extradata)
         self.codec_string: str | None = codec_string(self._parameters)
@@ -113,7 +114,9 @@ class _H264:
         frame = self._reformatter.reformat(
             rgb, format="yuv420p", dst_colorspace=Colorspace.ITU709, dst_color_range=ColorRange.MPEG, threads=1
         )
-        frame.pts, frame.time_base = pts_us, Fraction(1, TIME_SCALE)
+        # x264 wants moments that grow, and a picture may be made again.
+        self._moment = max(self._moment + 1, pts_us)
+        frame.pts, frame.time_base = self._moment, Fraction(1, TIME_SCALE)
         frame.pict_type = PictureType.I if key else PictureType.NONE
         packets = self._context.encode(frame)
         assert len(packets) == 1, "an encoder without look-ahead gives one packet for one picture"

@@ -13,9 +13,10 @@ import numpy as np
 
 from engine.audio.buffer import SampleBuffer, Samples
 from engine.audio.features import HOP_SAMPLES, LOOK_AHEAD_SAMPLES
+from engine.audio.silero import Probability
 from engine.audio.windows import LOOK_AHEAD_FRAMES
 from engine.errors import AudioBufferFullError
-from engine.timeline.speech import Probability, SpeechDetector
+from engine.timeline.speech import SpeechDetector
 from engine.types import SAMPLE_RATE_HZ, SAMPLES_PER_FRAME
 
 _MARGIN = LOOK_AHEAD_SAMPLES - HOP_SAMPLES
@@ -215,13 +216,6 @@ class AudioLane:
             return False
         until = known.source + known.length if known.length else here.source + here.length
         return self.detector.between(here.source, here.source + here.length, until + _MARGIN)
-
-    def look_ahead(self, frames: int, windows: int) -> None:
-        """Judge a few windows of the sound that the next frames will hold."""
-        spoken = self._current()
-        if spoken is not None:
-            start = max(self._cursor.position, spoken.start)
-            self.detector.look_ahead(start, start + frames * SAMPLES_PER_FRAME, windows)
 
     def _current(self) -> Utterance | None:
         index = self._cursor.utterance - self._utterances_gone

@@ -27,9 +27,6 @@ AFTER_FRAMES = 8
 _PAST_FRAMES = WINDOW_MELS // MELS_PER_FRAME + 1
 """Frames of sound before a frame that its window and the filters reach."""
 
-_AHEAD_FRAMES, _AHEAD_WINDOWS = 16, 2
-"""How far ahead of the plan speech is looked for, and how much of it once a frame, which holds 1.25 windows."""
-
 _INCOMPLETE_MELS = -(-LOOK_AHEAD_SAMPLES // HOP_SAMPLES)
 
 
@@ -106,11 +103,6 @@ class Timeline:
             audio=self.voice.read(first, first + length).reshape(length, -1),
             placed=tuple(self.voice.at(frame) for frame in range(first, first + length)),
         )
-
-    def look_ahead(self) -> None:
-        """A little of what the next plan needs, once a frame."""
-        for lane in (self.voice, self.partner):
-            lane.look_ahead(_AHEAD_FRAMES, _AHEAD_WINDOWS)
 
     def rewind(self, frame: int) -> None:
         self.voice.rewind(frame)

