@@ -97,6 +97,14 @@ def open_speaker(choice: str = AUTO, bounds: Bounds | None = None) -> Speaker:
     return CommandSpeaker(name, limits)
 
 
+def installed_speaker() -> Speaker | None:
+    """What `auto` finds, None where nothing here can speak."""
+    try:
+        return open_speaker()
+    except SpeakerMissingError:
+        return None
+
+
 def _first_installed(bounds: Bounds) -> Speaker:
     for opener in (_open_hibari, _open_espeak, _open_kokoro):
         try:

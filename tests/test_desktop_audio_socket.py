@@ -18,6 +18,7 @@ from websockets.asyncio.client import connect as dial  # noqa: E402
 from websockets.exceptions import InvalidStatus  # noqa: E402
 
 from apps.client.avatar import connect  # noqa: E402
+from apps.desktop.audio.captions import MOST_CHARS, captions
 from apps.desktop.audio.socket_source import SocketSource  # noqa: E402
 from apps.desktop.audio.source import Packet  # noqa: E402
 from apps.desktop.notice import Notice  # noqa: E402
@@ -34,7 +35,13 @@ class Window:
         self.asked: list[tuple[Any, ...]] = []
         self.packets: list[Packet] = []
         self.notices: list[Notice] = []
-        self.source = SocketSource(self, 0, **settings)
+        self.captions: list[tuple[str, float]] = []
+        self.source = SocketSource(
+            self,
+            lambda text: self.captions.append((text, self.seconds)),
+            0,
+            **({"open_speaker": lambda: None} | settings),
+        )
         self.source.start(self.packets.append, self.notices.append)
         soon(lambda: self.notices)
         assert self.notices[0].code == "socket_ready", self.notices
@@ -93,6 +100,49 @@ def test_client_speaks_at_the_pace_of_life_and_learns_when_it_was_heard(window: 
     assert [event.kind for event in events] == [EventKind.TURN_STARTED, EventKind.TURN_FINISHED]
 
 
+class Reader:
+    """Says every text with the same voice, 15 characters a second."""
+
+    voices = ("reader",)
+
+    def say(self, text: str, voice: str) -> tuple[np.ndarray[Any, np.dtype[np.int16]], int]:
+        return globals()["voice"](len(text) / 15), 24_000
+
+
+def test_texts_are_spoken_and_their_captions_come_with_the_sound() -> None:
+    window = Window(open_speaker=Reader)
+
+    async def talk() -> None:
+        async with connect(window.source.url) as avatar:
+            assert avatar.welcome["speech"] == {"voices": ["reader"]}
+            turn = await avatar.speak("Good morning. How are you?")
+            assert (await avatar.finished(turn)).complete
+            assert [text for text, _ in window.captions] == ["Good morning.", "How are you?"]
+            # 14 of 26 characters, with a frame and what is on its way.
+            assert window.captions[1][1] == pytest.approx(14 / 15, abs=0.2)
+            cut = await avatar.speak("This sentence is long enough to be interrupted in the middle of itself. Never.")
+            await asyncio.sleep(0.6)
+            await avatar.interrupt()
+            assert not (await avatar.finished(cut)).complete
+            await asyncio.sleep(0.1)
+
+    try:
+        asyncio.run(talk())
+    finally:
+        window.source.stop()
+    assert [text for text, _ in window.captions][2:] == [
+        "This sentence is long enough to be interrupted in the middle of itself.",
+        "",
+    ]
+
+
+@pytest.mark.parametrize("text", ["", "One.", "a" * 300, "word " * 60 + "end. Next!", "東京は夜。 そうですね。"])
+def test_captions_keep_every_word_and_their_length(text: str) -> None:
+    pieces = captions(text)
+    assert "".join("".join(pieces).split()) == "".join(text.split())
+    assert all(0 < len(piece) <= MOST_CHARS for piece in pieces)
+
+
 def test_interrupt_cuts_what_waits_and_tells_what_was_heard(window: Window) -> None:
     async def talk() -> tuple[float, int]:
         async with connect(window.source.url) as avatar:
@@ -149,7 +199,7 @@ def test_token_is_needed_where_one_is_set() -> None:
         asyncio.run(talk("another-token-altogether"))
     window.source.stop()
     with pytest.raises(ArgumentError, match="token"):
-        SocketSource(window, 0, host="0.0.0.0")
+        SocketSource(window, print, 0, host="0.0.0.0")
 
 
 def test_stopping_ends_the_call_in_time(window: Window) -> None:
@@ -172,7 +222,7 @@ def test_port_in_use_is_a_notice_with_a_way_on(window: Window) -> None:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         notices: list[Notice] = []
-        source = SocketSource(window, taken.getsockname()[1])
+        source = SocketSource(window, print, taken.getsockname()[1])
         source.start(window.packets.append, notices.append)
         soon(lambda: notices)
         source.stop()

@@ -273,6 +273,7 @@ def test_a_lost_client_comes_back_and_misses_no_event(server: Running) -> None:
             welcome = await one.until_type("welcome")
             await one.sound(tone(5), utterance=1)
             await one.until_type("playback.started")
+            await one.until_media(VIDEO)
             one.cut_wire()
         await asyncio.sleep(0.2)
         assert server.ask(lambda s: s.gate.taken) == 1

@@ -113,16 +113,11 @@ def _run(args: argparse.Namespace) -> int:
 
 def _speaker(choice: str) -> Speaker | None:
     """None where nothing is to speak, or nothing that can is installed. Raises SpeakerMissingError."""
-    from apps.speech import AUTO, SpeakerMissingError, open_speaker
+    from apps.speech import AUTO, installed_speaker, open_speaker
 
     if choice == "none":
         return None
-    try:
-        return open_speaker(choice)
-    except SpeakerMissingError:
-        if choice != AUTO:
-            raise
-        return None
+    return installed_speaker() if choice == AUTO else open_speaker(choice)
 
 
 def _config(args: argparse.Namespace) -> ServeConfig:

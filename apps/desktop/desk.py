@@ -69,6 +69,10 @@ class DeskListener(Listener, Protocol):
         """The key that talks from anywhere."""
         ...
 
+    def on_caption(self, text: str) -> None:
+        """What a chatbot's text says at this moment; empty when it was cut off."""
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class Means:
@@ -112,7 +116,7 @@ class Desk:
         self.library, self._keeper, self._listener, self._means, self._token = library, keeper, listener, means, token
         self._computing = dict(computing or {})
         self.stage = means.stage(self._stage_config(), listener)
-        open_source = means.open_source or Opener(self.stage).open
+        open_source = means.open_source or Opener(self.stage, listener.on_caption).open
         self.ears = Ears(self.stage.hear, self.stage.end_of_speech, listener.on_notice, self.stage, open_source)
         self._sound, self._pictures = Errands("visavis-sound"), Errands("visavis-portraits")
         self._watch = DeviceWatch(lambda _came, _went: self.look_for_devices()) if means.watch_devices else None

@@ -49,9 +49,11 @@ OpenSource = Callable[[Hearing], Source]
 class Opener:
     """The sources of this machine."""
 
-    def __init__(self, puppet: Puppet) -> None:
-        """puppet: whom chatbots speak through, see apps.desktop.audio.socket_source."""
-        self._puppet = puppet
+    def __init__(self, puppet: Puppet, caption: Callable[[str], None]) -> None:
+        """puppet, caption: whom chatbots speak through, and what gets their texts, see
+        apps.desktop.audio.socket_source.
+        """
+        self._puppet, self._caption = puppet, caption
 
     def open(self, hearing: Hearing) -> Source:
         """Raises AvatarError."""
@@ -72,7 +74,7 @@ class Opener:
             from apps.desktop.audio.socket_source import SocketSource
         except ModuleNotFoundError as error:
             raise ExtraMissingError(f"chatbots need {error.name}; pip install 'visavis[server]'") from error
-        return SocketSource(self._puppet)
+        return SocketSource(self._puppet, self._caption)
 
 
 def _open_file(name: str) -> Source:

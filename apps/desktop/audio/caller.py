@@ -56,7 +56,7 @@ class Caller:
 
     def __init__(self, deliver: Deliver, puppet: Puppet, on_event: Callable[[SessionEvent], None]) -> None:
         self.metrics = SessionMetrics()
-        self.presenter = SimpleNamespace(late=0, last=None)
+        self.presenter = SimpleNamespace(late=0, last=None, coming=None)
         self._deliver, self._puppet, self._on_event = deliver, puppet, on_event
         self._lane = AudioLane(SessionConfig().buffer_seconds, gate=False, probability=lambda window: 0.0)
         self._turns = Turns()

@@ -20,11 +20,12 @@ from websockets.typing import Subprotocol
 
 import engine
 from apps.desktop.audio.caller import Caller, Puppet
+from apps.desktop.audio.captions import CaptionClock
 from apps.desktop.audio.source import Deliver, Tell
 from apps.desktop.notice import Notice
 from apps.server.access import Access, AccessConfig, TokenFilter
 from apps.server.connection import Connection, Leave, Opened
-from apps.server.errors import CLOSE_GOING_AWAY, SessionGoneError, SpeechUnavailableError
+from apps.server.errors import CLOSE_GOING_AWAY, SessionGoneError
 from apps.server.health import Figures
 from apps.server.limits import Gate, Limits, Meter, Place
 from apps.server.messages import say
@@ -43,10 +44,13 @@ from apps.server.routes import not_found, refusal, upgrade_required
 from apps.server.seats import Seat
 from apps.server.session import HIGH_MS, LOW_MS, Deal, ServedSession
 from apps.server.sockets import StrangersFilter, bounded
+from apps.server.speech import SpeechDesk
 from apps.server.stats import Stats
 from apps.server.video import Encoded, Encoder, Pixels
+from apps.speech import Speaker, installed_speaker
 from engine.clock import now_us
 from engine.errors import AvatarError
+from engine.events import EventKind, SessionEvent
 from engine.session import AvatarSession, SessionConfig
 from engine.types import EXPRESSIONS, POSE_AXES, SAMPLE_RATE_HZ, SAMPLES_PER_FRAME, AvatarState
 
@@ -62,13 +66,20 @@ class SocketSource:
     """See apps.desktop.audio.source.Source. Its packets need no gate."""
 
     def __init__(
-        self, puppet: Puppet, port: int = DEFAULT_PORT, token: str | None = None, host: str = "127.0.0.1"
+        self,
+        puppet: Puppet,
+        caption: Callable[[str], None],
+        port: int = DEFAULT_PORT,
+        token: str | None = None,
+        host: str = "127.0.0.1",
+        open_speaker: Callable[[], Speaker | None] = installed_speaker,
     ) -> None:
-        """port: 0 for any free one. token: needed by whoever connects; None only on the loopback. Raises
-        ArgumentError.
+        """caption: gets what a text says at each moment, in a thread. port: 0 for any free one. token: needed
+        by whoever connects; None only on the loopback. open_speaker: for texts; may take a while. Raises ArgumentError.
         """
         self.name = f"{host}:{port}"
-        self._puppet, self._port = puppet, port
+        self._puppet, self._caption, self._port = puppet, caption, port
+        self._open_speaker = open_speaker
         self._access = Access(AccessConfig(host=host, token=token))
         self._thread: threading.Thread | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -98,7 +109,8 @@ class SocketSource:
         self._loop, self._stopping = asyncio.get_running_loop(), asyncio.Event()
         if self._thread is None:
             return
-        room = _Room(self._access, deliver, self._puppet)
+        speech = SpeechDesk(await asyncio.to_thread(self._open_speaker))
+        room = _Room(self._access, deliver, self._puppet, speech, CaptionClock(self._caption))
         try:
             listener = await room.listen(self._port)
         except OSError:
@@ -111,13 +123,19 @@ class SocketSource:
         notice(Notice("socket_ready", f"Chatbots can connect to {self.url} now.", "info"))
         await self._stopping.wait()
         await room.aclose(listener)
+        await speech.aclose()
 
 
 class _Room:
     """The House of one avatar, and the door to it."""
 
-    def __init__(self, access: Access, deliver: Deliver, puppet: Puppet) -> None:
+    def __init__(
+        self, access: Access, deliver: Deliver, puppet: Puppet, speech: SpeechDesk, captions: CaptionClock
+    ) -> None:
         self.limits = _LIMITS
+        self._speech, self._captions = speech, captions
+        self._texts: dict[int, str] = {}
+        """Of utterances that are not heard yet."""
         self._access, self._deliver, self._puppet = access, deliver, puppet
         self._gate, self._figures = Gate(_LIMITS, 1), Figures()
         self._admitted: dict[ServerConnection, Place] = {}
@@ -173,14 +191,27 @@ class _Room:
         session = ServedSession(deal, Stats(now_us(), self._figures))
         seat = Seat(session, place, Meter(_LIMITS))
         # Of the engine's session the server uses what a Caller has.
-        await seat.begin(cast(AvatarSession, Caller(self._deliver, self._puppet, session.on_event)))
-        return Opened(seat, None, _welcome(seat, hello), session.journal.newest)
+        self._texts.clear()
+        caller = Caller(self._deliver, self._puppet, lambda event: self._on_event(seat, caller, event))
+        await seat.begin(cast(AvatarSession, caller))
+        return Opened(seat, None, _welcome(seat, hello, self._speech.voices), session.journal.newest)
 
     async def encode(self, encoder: Encoder, image: Pixels, pts_us: int, key: bool) -> Encoded:
         raise AssertionError("no pictures are sent")
 
     def speak(self, seat: Seat, wish: Speak) -> None:
-        raise SpeechUnavailableError("the window has no text to speech; send the sound", wish.id)
+        self._speech.speak(seat.session, wish)
+        live = [one.number for one in seat.session.utterances.live]
+        self._texts = {number: text for number, text in self._texts.items() if number in live} | {live[-1]: wish.text}
+
+    def _on_event(self, seat: Seat, caller: Caller, event: SessionEvent) -> None:
+        one = seat.session.utterances.of_turn(event.turn_id)
+        text = self._texts.pop(one.number, None) if one is not None else None
+        if event.kind == EventKind.TURN_STARTED and text is not None:
+            self._captions.begin(text, caller.buffered_ms / 1000)
+        elif event.kind == EventKind.TURN_FINISHED and not event.complete:
+            self._captions.cut()
+        seat.session.on_event(event)
 
     def leave(self, seat: Seat) -> None:
         seat.session.detach()
@@ -213,7 +244,7 @@ class _Room:
             self._connections.discard(connection)
 
 
-def _welcome(seat: Seat, hello: Hello) -> str:
+def _welcome(seat: Seat, hello: Hello, voices: list[str] | None) -> str:
     deal = seat.session.deal
     sound = {"codec": "pcm_s16le", "sample_rate": SAMPLE_RATE_HZ, "samples_per_frame": SAMPLES_PER_FRAME}
     return say(
@@ -244,7 +275,7 @@ def _welcome(seat: Seat, hello: Hello) -> str:
         states=[state.name.lower() for state in AvatarState],
         expressions=list(EXPRESSIONS),
         pose_axes=list(POSE_AXES),
-        speech=None,
+        speech=None if voices is None else {"voices": voices},
         limits={
             "max_text_bytes": MAX_TEXT_BYTES,
             "max_payload_bytes": MAX_PAYLOAD_BYTES,
