@@ -324,6 +324,12 @@ def test_pet_shows_the_person_alone_and_comes_back(window: Window) -> None:
     assert pet is not None and ("transparent", True) in stage_of(window).asked
     picture = pet.grab().toImage()
     assert picture.pixelColor(pet.rect().center()).red() == 200
+    at = QPoint(pet.width() // 2, pet.height() - 8)
+    with_badge = picture.pixelColor(at)
+    QTest.keyClick(pet, Key.Key_B)
+    give(window, shown(alpha=True))
+    assert pet.grab().toImage().pixelColor(at) != with_badge
+    QTest.keyClick(pet, Key.Key_B)
     assert picture.hasAlphaChannel() and picture.pixelColor(2, 2).red() != 200
     bottom, width = pet.geometry().bottom(), pet.width()
     wheel = QWheelEvent(

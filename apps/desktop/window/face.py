@@ -26,10 +26,9 @@ from PySide6.QtWidgets import QProgressBar, QWidget
 from apps.desktop.examination import Pixels
 from apps.desktop.stage.contract import Phase, PhaseKind, Shown
 from apps.desktop.window import theme
+from apps.desktop.window.chips import BADGE, ON_SHADE, SHADE, chip_width, draw_chip
 from engine.types import AvatarState
 
-BADGE = "AI-generated"
-_SHADE, _ON_SHADE = QColor(18, 18, 16, 185), QColor("#ffffff")
 _RECORD = QColor("#ff5a48")
 _DOTS = {
     AvatarState.SPEAKING: QColor("#71cdb9"),
@@ -217,43 +216,23 @@ class FaceView(QWidget):
         if self._shown is None:
             return
         painter.setFont(theme.font(0.92, bold=True))
-        left = self._chip(
+        left = draw_chip(
             painter, QPointF(inside.topLeft()), self._shown.state.name.capitalize(), _DOTS[self._shown.state]
         )
         if written.recording:
             below = QPointF(inside.left(), left.bottom() + 6)
-            self._chip(painter, below, written.recording, _RECORD)
+            draw_chip(painter, below, written.recording, _RECORD)
         if written.badge:
-            width = self._chip_width(painter, BADGE, dot=False)
+            width = chip_width(painter, BADGE, dot=False)
             if left.right() + 8 + width <= inside.right():
                 at = QPointF(inside.right() + 1 - width, inside.top())
             else:
                 at = QPointF(inside.left(), left.bottom() + 6 + (left.height() + 6) * bool(written.recording))
-            self._chip(painter, at, BADGE, None)
+            draw_chip(painter, at, BADGE)
         if written.figures:
             self._figures(painter, inside)
         if written.caption:
             self._caption(painter, inside)
-
-    def _chip_width(self, painter: QPainter, text: str, dot: bool) -> float:
-        return QFontMetricsF(painter.font()).horizontalAdvance(text) + 20 + 13 * dot
-
-    def _chip(self, painter: QPainter, at: QPointF, text: str, dot: QColor | None) -> QRectF:
-        metrics = QFontMetricsF(painter.font())
-        area = QRectF(at.x(), at.y(), self._chip_width(painter, text, dot is not None), metrics.height() + 10)
-        painter.setPen(Qt.PenStyle.NoPen)
-        painter.setBrush(_SHADE)
-        painter.drawRoundedRect(area, area.height() / 2, area.height() / 2)
-        left = area.left() + 10
-        if dot is not None:
-            painter.setBrush(dot)
-            painter.drawEllipse(QPointF(left + 3.5, area.center().y()), 3.5, 3.5)
-            left += 13
-        painter.setPen(_ON_SHADE)
-        painter.drawText(
-            QRectF(left, area.top(), area.right() - left, area.height()), Qt.AlignmentFlag.AlignVCenter, text
-        )
-        return area
 
     def _figures(self, painter: QPainter, inside: QRect) -> None:
         painter.setFont(theme.font(0.88))
@@ -264,9 +243,9 @@ class FaceView(QWidget):
         bottom = inside.bottom() - (self._caption_height(painter, inside) + 8 if self.written.caption else 0)
         area = QRectF(inside.left(), bottom - height, width, height)
         painter.setPen(Qt.PenStyle.NoPen)
-        painter.setBrush(_SHADE)
+        painter.setBrush(SHADE)
         painter.drawRoundedRect(area, 10, 10)
-        painter.setPen(_ON_SHADE)
+        painter.setPen(ON_SHADE)
         for number, line in enumerate(lines):
             painter.drawText(
                 QPointF(area.left() + 11, area.top() + 8 + metrics.ascent() + number * metrics.height()), line
@@ -290,9 +269,9 @@ class FaceView(QWidget):
         area = QRectF(0, 0, text.width() + 28, text.height() + 16)
         area.moveCenter(QPointF(inside.center().x(), inside.bottom() - area.height() / 2))
         painter.setPen(Qt.PenStyle.NoPen)
-        painter.setBrush(_SHADE)
+        painter.setBrush(SHADE)
         painter.drawRoundedRect(area, 12, 12)
-        painter.setPen(_ON_SHADE)
+        painter.setPen(ON_SHADE)
         flags = int(Qt.AlignmentFlag.AlignCenter | Qt.TextFlag.TextWordWrap)
         painter.drawText(area.adjusted(12, 6, -12, -6), flags, self.written.caption)
 

@@ -5,9 +5,10 @@ A click-through pet takes no clicks at all, so there must be another way back: t
 
 from __future__ import annotations
 
-from PySide6.QtCore import QPoint, QRect, Qt, Signal
+from PySide6.QtCore import QPoint, QPointF, QRect, Qt, Signal
 from PySide6.QtGui import (
     QContextMenuEvent,
+    QFontMetricsF,
     QGuiApplication,
     QImage,
     QKeyEvent,
@@ -22,7 +23,9 @@ from PySide6.QtWidgets import QMenu, QWidget
 from apps.desktop.notice import Notice
 from apps.desktop.settings import Place
 from apps.desktop.stage.contract import Shown
+from apps.desktop.window import theme
 from apps.desktop.window.actions import Actions
+from apps.desktop.window.chips import BADGE, chip_width, draw_chip
 from apps.desktop.window.face import image_of
 from apps.desktop.window.tray import Tray
 
@@ -50,6 +53,7 @@ class PetWindow(QWidget):
         self._image = QImage()
         self._shown: Shown | None = None
         self._grip: QPoint | None = None
+        self.badge = True
 
     def show_frame(self, shown: Shown) -> None:
         self._shown = shown
@@ -78,6 +82,18 @@ class PetWindow(QWidget):
             path.addEllipse(self.rect())
             painter.setClipPath(path)
         painter.drawImage(self.rect(), self._image)
+        if self.badge:
+            painter.setClipping(False)
+            self._draw_badge(painter)
+
+    def _draw_badge(self, painter: QPainter) -> None:
+        """Below the person, smaller on a small pet, since it has to be there on any."""
+        painter.setFont(theme.font(0.8, bold=True))
+        width = chip_width(painter, BADGE, dot=False)
+        scale = min(1.0, (self.width() - 8) / width)
+        painter.translate(self.width() / 2, self.height() - 4)
+        painter.scale(scale, scale)
+        draw_chip(painter, QPointF(-width / 2, -QFontMetricsF(painter.font()).height() - 10), BADGE)
 
     def mousePressEvent(self, event: QMouseEvent) -> None:
         if event.button() == Qt.MouseButton.LeftButton:
@@ -154,6 +170,7 @@ class Pets:
 
     def enter(self) -> None:
         pet = PetWindow(self._tray.menu)
+        pet.badge = self._actions.desk.settings.badge
         pet.back_asked.connect(self.leave)
         pet.key.connect(self._actions.on_key)
         pet.setGeometry(self._area())
@@ -215,6 +232,7 @@ class Pets:
         # The window has taken the picture first, since it is connected first.
         shown = self._actions.window.face.shown
         if self._pet is not None and shown is not None:
+            self._pet.badge = self._actions.desk.settings.badge
             self._pet.show_frame(shown)
 
     def _area(self) -> QRect:
