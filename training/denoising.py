@@ -169,13 +169,15 @@ def train_consistency(
     start: Path,
     how: ConsistencyConfig,
     inherited: Inherited | None = None,
+    even_states: float = 0.0,
 ) -> Path:
-    """Student from a teacher checkpoint; returns the path of the student."""
+    """Student from a teacher checkpoint; returns the path of the student. even_states: see SequenceBatches."""
     model, meta = load_model(start)
     assert model.codec.probe is not None
     teacher = copy.deepcopy(model.denoiser).eval()
     teacher_audio = copy.deepcopy(model.audio).eval() if inherited else None
-    batches = SequenceBatches(clips, SEQUENCE_FRAMES, config.batch, config.seed + int(os.environ.get("RANK", "0")))
+    seed = config.seed + int(os.environ.get("RANK", "0"))
+    batches = SequenceBatches(clips, SEQUENCE_FRAMES, config.batch, seed, even_states=even_states)
     lost = _inherit(model, inherited, batches) if inherited else 0.0
     legible, speech = readers(model, aims_at_clip=how.articulation > 0)
     scale = float(model.codec.latent_scale)

@@ -21,6 +21,10 @@ def register(stages: argparse._SubParsersAction[argparse.ArgumentParser]) -> Non
     distill.add_argument("--articulation", type=float, default=0.0, help="weight of the recorded clip's speech units")
     distill.add_argument("--steady", type=float, default=0.0, help="weight of the mouth without chance")
     distill.add_argument("--stress", type=float, default=1.0, help="how much more than the clip's mouth to aim at")
+    distill.add_argument(
+        "--even-states", type=float, default=0.0, metavar="SHARE",
+        help="of the sequences, 0 to 1, that are drawn for their state, each state as often",
+    )  # fmt: skip
     distill.add_argument("--student", type=Path, help="a student to go on from; --start is its teacher")
     distill.add_argument("--audio", type=Path, help="checkpoint whose audio encoder the student shall hear through")
     probe = _with_data(_stage(stages, "probe", "the instrument of `visavis evaluate`", batch=64, lr=1e-3, minutes=5))
@@ -126,7 +130,7 @@ def _run_denoiser(args: argparse.Namespace, config: object) -> None:
             guidance=args.guidance, articulation=args.articulation, steady=args.steady, stress=args.stress
         )
         inherited = Inherited(args.student, args.audio) if args.student or args.audio else None
-        train_consistency(clips, held_out, config, args.start, how, inherited)
+        train_consistency(clips, held_out, config, args.start, how, inherited, args.even_states)
 
 
 def _run_instrument(args: argparse.Namespace, config: object) -> None:
