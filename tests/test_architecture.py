@@ -84,7 +84,7 @@ def test_direction() -> None:
 
 LEARNERS = (
     "training.objectives", "training.codec", "training.denoising", "training.audio", "training.latents",
-    "training.generate", "training.pipeline",
+    "training.generate", "training.pipeline", "training.distilling", "training.duel",
 )  # fmt: skip
 """What makes a model. What judges it must not be part of it."""
 

@@ -87,7 +87,7 @@ def test_batch(clips: LatentClips, size: int = 24) -> Batch:
     return batch | {"portrait": to_tensor(clips.portrait[batch["clip"].numpy()])}
 
 
-def _callbacks(
+def callbacks(
     run: Run, model: AvatarModel, test: Batch, how: SamplingConfig, stage: str, extra: dict[str, Any]
 ) -> tuple[Callable[[int], None], Callable[[int], None]]:
     def on_sample(step: int) -> None:
@@ -144,7 +144,7 @@ def train_teacher(
     run = Run(config, stage, trained)
     model.codec.to(run.device)
     batches = iter(SequenceBatches(clips, SEQUENCE_FRAMES, config.batch, config.seed + run.rank))
-    run.train(batches, *_callbacks(run, model, test_batch(held_out), TEACHER_SAMPLING, "teacher", {}))
+    run.train(batches, *callbacks(run, model, test_batch(held_out), TEACHER_SAMPLING, "teacher", {}))
     return config.out / "model.safetensors"
 
 
@@ -178,7 +178,7 @@ def train_consistency(
     teacher_audio = copy.deepcopy(model.audio).eval() if inherited else None
     seed = config.seed + int(os.environ.get("RANK", "0"))
     batches = SequenceBatches(clips, SEQUENCE_FRAMES, config.batch, seed, even_states=even_states)
-    lost = _inherit(model, inherited, batches) if inherited else 0.0
+    lost = inherit(model, inherited, batches) if inherited else 0.0
     legible, speech = readers(model, aims_at_clip=how.articulation > 0)
     scale = float(model.codec.latent_scale)
     stage = ConsistencyDistillation(
@@ -187,12 +187,12 @@ def train_consistency(
     run = Run(config, stage, model.denoiser)
     model.codec.to(run.device)
     extra = {"teacher": meta, "guidance": how.guidance, "ears_unexplained": lost}
-    callbacks = _callbacks(run, model, test_batch(held_out), STUDENT_SAMPLING, "consistency", extra)
-    run.train(iter(batches), *callbacks)
+    on_sample, on_save = callbacks(run, model, test_batch(held_out), STUDENT_SAMPLING, "consistency", extra)
+    run.train(iter(batches), on_sample, on_save)
     return config.out / "model.safetensors"
 
 
-def _inherit(model: AvatarModel, inherited: Inherited, batches: SequenceBatches) -> float:
+def inherit(model: AvatarModel, inherited: Inherited, batches: SequenceBatches) -> float:
     """Put the parts in place; returns what of the student's old hearing is lost, 0 with the same encoder."""
     ears = model.audio
     if inherited.student is not None:

@@ -16,7 +16,7 @@ def register(stages: argparse._SubParsersAction[argparse.ArgumentParser]) -> Non
     teacher = _with_data(_stage(stages, "teacher", "denoiser by flow matching", batch=32, lr=6e-4, minutes=40))
     teacher.add_argument("--articulation", type=float, default=0.0, help="stress on the errors of speech units")
     distill = _with_data(_stage(stages, "distill", "few-step student", batch=32, lr=2e-4, minutes=20))
-    distill.add_argument("--method", choices=("consistency",), default="consistency")
+    distill.add_argument("--method", choices=("consistency", "dmd", "reward"), default="consistency")
     distill.add_argument("--guidance", type=float, default=1.5, help="guidance scale baked into the student")
     distill.add_argument("--articulation", type=float, default=0.0, help="weight of the recorded clip's speech units")
     distill.add_argument("--steady", type=float, default=0.0, help="weight of the mouth without chance")
@@ -125,11 +125,18 @@ def _run_denoiser(args: argparse.Namespace, config: object) -> None:
     held_out = latents_of(_shards(args.test), args.start, _cache(args), "test")
     if args.stage == "teacher":
         train_teacher(clips, held_out, config, args.start, FlowMatchingConfig(articulation=args.articulation))
+        return
+    inherited = Inherited(args.student, args.audio) if args.student or args.audio else None
+    if args.method != "consistency":
+        from training.distilling import train_matching
+        from training.objectives.dmd import MatchingConfig
+
+        matching = MatchingConfig(guidance=args.guidance)
+        train_matching(clips, held_out, config, args.start, args.method, matching, inherited, args.even_states)
     else:
         how = ConsistencyConfig(
             guidance=args.guidance, articulation=args.articulation, steady=args.steady, stress=args.stress
         )
-        inherited = Inherited(args.student, args.audio) if args.student or args.audio else None
         train_consistency(clips, held_out, config, args.start, how, inherited, args.even_states)
 
 
