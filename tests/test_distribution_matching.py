@@ -296,9 +296,9 @@ def test_a_learned_critic_brings_the_student_to_what_is_real() -> None:
     duel = Duel(toy, CriticConfig(steps=5, warmup=200, lr=0.02, betas=(0.0, 0.9), weight_decay=0.0))
     play(duel, 500)
     play(duel, 100, lr=0.003)
-    assert float(toy.student.mean) == pytest.approx(2.0, abs=0.1)
-    assert float(toy.student.log_spread.exp()) == pytest.approx(0.5, abs=0.1)
-    assert float(toy.critic.mean) == pytest.approx(float(toy.student.mean), abs=0.15)
+    assert toy.student.mean.item() == pytest.approx(2.0, abs=0.1)
+    assert toy.student.log_spread.exp().item() == pytest.approx(0.5, abs=0.1)
+    assert toy.critic.mean.item() == pytest.approx(toy.student.mean.item(), abs=0.15)
     assert duel.critic_updates == 200 + 5 * 600
 
 
@@ -312,7 +312,7 @@ def test_a_reward_tilts_what_is_drawn_only_through_the_critic(critic_side: bool,
     tail = []
     for _ in range(150):
         play(duel, 1, lr=0.003)
-        tail.append(float(toy.student.mean))
+        tail.append(toy.student.mean.item())
     assert sum(tail) / len(tail) == pytest.approx(mean, abs=0.05)
 
 
@@ -380,7 +380,7 @@ def test_a_duel_goes_on_where_it_stopped(tmp_path: Path) -> None:
         play(duel, 2)
     # Without another warm-up, and with the optimiser's own memory.
     assert one.critic_updates == again.critic_updates == 13
-    assert float(one.method.critic.mean) == float(again.method.critic.mean)  # type: ignore[arg-type]
+    assert one.method.critic.mean == again.method.critic.mean  # type: ignore[arg-type]
 
 
 def random_clips(clips: int, frames: int) -> LatentClips:
