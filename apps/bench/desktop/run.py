@@ -20,7 +20,7 @@ from apps.bench.desktop.eye import Eye
 from apps.bench.desktop.follow import Follow, follow, mouth_curve, summary
 from apps.bench.desktop.steady import Steady, Talk, judge, talk
 from apps.bench.desktop.talker import Talker, words
-from apps.bench.desktop.tape import WARM_UP_S, Tape
+from apps.bench.desktop.tape import LONGEST_LAG_S, WARM_UP_S, Tape
 from apps.bench.machine import machine_facts
 from apps.bench.report import FORMAT, shown
 from apps.bench.setup import PICTURES, SOUNDS, Settings, shipped
@@ -164,6 +164,8 @@ def _steady(desk: Desk, app: App, talker: Talker, eye: Eye, speeches: list[Float
         before = app.fresh()
         done: Talk = talk(app, talker, speeches, minutes, say)
         after = app.fresh()
+        # What was said last is heard later: a tape that stops with the talk would miss it.
+        sleep(2 * LONGEST_LAG_S)
     return judge(done, eye.seen(), tape, before, after)
 
 
