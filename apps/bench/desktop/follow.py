@@ -23,6 +23,7 @@ _GRID_HZ = 200
 _LONGEST_LAG_S = 0.8
 _PHRASE_S = 8.0
 _SLOW_S = 0.6
+_SEEDS = 4
 _SURE = 0.35
 """Correlation below which a phrase says nothing about its lag: of unlike mouths the best of all lags reaches 0.25."""
 
@@ -38,11 +39,16 @@ class Follow:
 def mouth_curve(
     portrait: Path, pcm: NDArray[np.float32], model: str, backend: str, size_px: int
 ) -> NDArray[np.float64]:
-    """How dark the mouth is in each frame of a voice, float32 [N] at 16 kHz: [F]. Raises AvatarError."""
+    """How dark the mouth is in each frame of a voice, float32 [N] at 16 kHz: [F], the mean over some seeds, since what
+    chance adds to one of them is not what it adds on the screen. Raises AvatarError.
+    """
     left, top, right, bottom = (round(side * size_px) for side in MOUTH)
     with load(model, backend) as engine:
-        frames = engine.generate(portrait, pcm, size=size_px)
-        return np.array([darkest_tenth(frame.image[top:bottom, left:right]) for frame in frames])
+        drawn = [
+            [darkest_tenth(frame.image[top:bottom, left:right]) for frame in frames]
+            for frames in (engine.generate(portrait, pcm, size=size_px, seed=seed) for seed in range(_SEEDS))
+        ]
+    return np.asarray(np.mean(drawn, 0), np.float64)
 
 
 def follow(seen: Seen, sounds_s: float, curve: NDArray[np.float64]) -> list[tuple[float, float]]:
