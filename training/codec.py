@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 PROBE_OUTPUTS = len(ARKIT_UNITS) + 5 + 2 * len(LANDMARKS)
 """Units, head (3), gaze (2), landmarks."""
 
-_ANGLE_SCALE = 15.0
+ANGLE_SCALE = 15.0
 LANDMARK_SCALE = 10.0
 _MOUTH = [INDEX[n] for n in ("mouth_right", "mouth_left", "lip_upper_outer", "lip_lower_outer")]
 _EYES = ([INDEX["eye_right_outer"], INDEX["eye_right_inner"]], [INDEX["eye_left_outer"], INDEX["eye_left_inner"]])
@@ -191,7 +191,7 @@ def probe_targets(batch: Batch) -> Tensor:
     The probe reads differences, as the denoiser's latents are: absolute latents say more about who it is.
     """
     change = {k: batch[k] - batch[f"reference_{k}"] for k in ("units", "head", "gaze", "landmarks")}
-    angles = torch.cat((change["head"], change["gaze"]), 1) / _ANGLE_SCALE
+    angles = torch.cat((change["head"], change["gaze"]), 1) / ANGLE_SCALE
     return torch.cat((change["units"], angles, LANDMARK_SCALE * change["landmarks"].flatten(1)), 1)
 
 

@@ -10,24 +10,26 @@ import copy
 import hashlib
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from engine.backends.base import Sampling
 from engine.model.avatar import AvatarModel, load_model, save_model
 from engine.portrait.landmarks import INDEX
 from training.codec import LANDMARK_SCALE, correlation, lips_apart, probe_emphasis, speech_emphasis, to_tensor
 from training.data.truth import ARKIT_UNITS
-from training.generate import STUDENT_SAMPLING, TEACHER_SAMPLING, SamplingConfig, generate
+from training.generate import STUDENT_SAMPLING, TEACHER_SAMPLING, SamplingConfig, generate, student_sampling
 from training.grids import save_grid
 from training.hearing import fit_ears, turn_ears
 from training.latents import LatentClips, SequenceBatches, encode_clips
 from training.objectives.blocks import LegibleError, conditions, encode_voices
 from training.objectives.consistency import ConsistencyConfig, ConsistencyDistillation
 from training.objectives.flow_matching import FlowMatching, FlowMatchingConfig
+from training.probing import ensure_probe
 from training.run import Batch, Run, RunConfig, autocast
 
 SEQUENCE_FRAMES = 32
@@ -134,7 +136,7 @@ def train_teacher(
 ) -> Path:
     """From a model with a trained codec (and, better, audio encoder); returns the path of the teacher."""
     model, _ = load_model(start)
-    assert model.codec.probe is not None
+    ensure_probe(model, clips)
     if not _scaled(model):
         model.codec.latent_scale.fill_(clips.motion_scale())
     scale = float(model.codec.latent_scale)
@@ -173,7 +175,7 @@ def train_consistency(
 ) -> Path:
     """Student from a teacher checkpoint; returns the path of the student. even_states: see SequenceBatches."""
     model, meta = load_model(start)
-    assert model.codec.probe is not None
+    ensure_probe(model, clips)
     teacher = copy.deepcopy(model.denoiser).eval()
     teacher_audio = copy.deepcopy(model.audio).eval() if inherited else None
     seed = config.seed + int(os.environ.get("RANK", "0"))
@@ -186,10 +188,21 @@ def train_consistency(
     )
     run = Run(config, stage, model.denoiser)
     model.codec.to(run.device)
-    extra = {"teacher": meta, "guidance": how.guidance, "ears_unexplained": lost}
-    on_sample, on_save = callbacks(run, model, test_batch(held_out), STUDENT_SAMPLING, "consistency", extra)
+    extra = {"teacher": meta, "guidance": how.guidance, "ears_unexplained": lost} | segmented(how)
+    on_sample, on_save = callbacks(run, model, test_batch(held_out), student_sampling(extra), "consistency", extra)
     run.train(iter(batches), on_sample, on_save)
     return config.out / "model.safetensors"
+
+
+def segmented(how: ConsistencyConfig) -> dict[str, Any]:
+    """What the checkpoint of a student of several segments says of its sampling; nothing for one."""
+    if how.segments == 1:
+        return {}
+    drawn = Sampling(
+        "euler", how.segments, first_steps=how.segments, time_shift=how.shift,
+        noise_scale=STUDENT_SAMPLING.noise_scale, easing=STUDENT_SAMPLING.easing,
+    )  # fmt: skip
+    return {"sampling": asdict(drawn)}
 
 
 def inherit(model: AvatarModel, inherited: Inherited, batches: SequenceBatches) -> float:

@@ -12,6 +12,7 @@ from training.generate import STUDENT_SAMPLING
 from training.latents import LatentClips, SequenceBatches
 from training.objectives.dmd import DistributionMatching, MatchingConfig
 from training.objectives.reward_forcing import RewardForcing
+from training.probing import ensure_probe
 from training.run import Run, RunConfig
 
 CRITIC_FILE = "critic.safetensors"
@@ -35,6 +36,7 @@ def train_matching(
     it stopped, critic included.
     """
     model, meta = load_model(start)
+    ensure_probe(model, clips)
     teacher = copy.deepcopy(model.denoiser).eval()
     teacher_audio = copy.deepcopy(model.audio).eval() if inherited else None
     batches = SequenceBatches(clips, SEQUENCE_FRAMES, config.batch, config.seed, even_states=even_states)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from engine.backends.base import Sampling
 from engine.diffusion.flow import timesteps
 from engine.diffusion.rollout import Cache, Manner, generate_block
 from engine.diffusion.sampler import SAMPLERS
@@ -29,6 +32,17 @@ class SamplingConfig:
 
 TEACHER_SAMPLING = SamplingConfig()
 STUDENT_SAMPLING = SamplingConfig(sampler="consistency", steps=2, guidance=1.0, noise_scale=0.9, easing=0.35)
+
+
+def student_sampling(meta: Mapping[str, Any]) -> SamplingConfig:
+    """How a student is drawn, by the meta of its checkpoint: as it says, else as students are."""
+    if "sampling" not in meta:
+        return STUDENT_SAMPLING
+    own = Sampling.from_dict(meta["sampling"])
+    return replace(
+        STUDENT_SAMPLING, sampler=own.sampler, steps=own.steps, shift=own.time_shift, noise_scale=own.noise_scale,
+        easing=own.easing,
+    )  # fmt: skip
 
 
 @torch.no_grad()

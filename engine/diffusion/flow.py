@@ -22,6 +22,11 @@ def to_x0(x_t: Any, v: Any, t: Any) -> Any:
     return x_t - t * v
 
 
+def to_time(x_t: Any, v: Any, t: Any, s: Any) -> Any:
+    """Where the straight path with velocity v that is at x_t at time t is at time s."""
+    return x_t + (s - t) * v
+
+
 def to_noise(x_t: Any, v: Any, t: Any) -> Any:
     return x_t + (1 - t) * v
 

@@ -27,7 +27,7 @@ from training.evaluate.report import Evaluation
 from training.evaluate.sections import Section
 from training.evaluate.sources import CODEC_ROW, Checkpoint, CodecOnly, GroundTruth, Runtime, Source, bundle_codec
 from training.evaluate.walk import Walk
-from training.generate import STUDENT_SAMPLING, TEACHER_SAMPLING
+from training.generate import TEACHER_SAMPLING, student_sampling
 from training.instruments.probe import Probe
 from training.instruments.states import StateNamer, load_namer
 
@@ -118,8 +118,9 @@ def _checkpoint_rows(config: EvaluateConfig, path: Path, codec: bool) -> list[So
         how = replace(TEACHER_SAMPLING, steps=config.teacher_steps)
         rows.append(Checkpoint(f"teacher {_steps(how.steps)}", model, how, config.seed))
     elif meta.get("stage") == "consistency":
-        for steps in config.steps or (STUDENT_SAMPLING.steps,):
-            how = replace(STUDENT_SAMPLING, steps=steps)
+        own = student_sampling(meta)
+        for steps in config.steps or (own.steps,):
+            how = replace(own, steps=steps)
             rows.append(Checkpoint(f"student {_steps(steps)}", model, how, config.seed))
     return rows
 

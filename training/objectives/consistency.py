@@ -1,5 +1,9 @@
 """Consistency distillation with guidance baked in (LCM, arXiv 2310.04378; LLIA distils its avatar the same way).
 
+With `segments` the path is cut there, and everything on a segment is mapped to the segment's own end instead of to x_0
+(multistep consistency, arXiv 2403.06807; PCM, arXiv 2405.18407), in x's own space, f(x_t, t) = x_t + (e - t) v: then the
+student is drawn by Euler's method, one step a segment, and by no other number of steps.
+
 With flow matching the consistency function is f(x_t, t) = x_t - t v(x_t, t): the boundary f(x_0, 0) = x_0 holds by
 construction. One guided teacher step from t to the next grid time r gives x_r; the student's f(x_t, t) is pulled to
 the averaged student's f(x_r, r). Deviations from LCM: one guidance scale (no embedding of it), per-block times on
@@ -17,7 +21,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from engine.diffusion.flow import add_noise, shift_time, to_x0
+from engine.diffusion.flow import add_noise, shift_time, to_time, to_x0
+from engine.errors import ArgumentError
 from engine.model.audio import AudioEncoder
 from engine.model.denoiser import Conditions, Denoiser
 from engine.types import AvatarState
@@ -39,6 +44,8 @@ from training.run import Batch
 class ConsistencyConfig:
     grid: int = 32
     """Times between 1 and 0 at which trajectories are compared (the skipping step is 1 / grid of the path)."""
+    segments: int = 1
+    """Equal parts of the grid; what divides it."""
     shift: float = 1.5
     guidance: float = 1.5
     """v = v_null + guidance (v_given - v_null); 1 means none."""
@@ -59,6 +66,15 @@ class ConsistencyConfig:
     """Share of blocks that are pure noise, besides the grid's even share: where every sampling of few steps begins."""
     edge: float = 2.0
     """How much more the first frame of a block counts, as in the teacher."""
+
+    def __post_init__(self) -> None:
+        if self.segments < 1 or self.grid % self.segments:
+            raise ArgumentError(f"{self.segments} segments do not divide a grid of {self.grid} times")
+
+    def segment_end(self, n: Tensor) -> Tensor:
+        """Where on the grid the segment of point n [...] ends."""
+        length = self.grid // self.segments
+        return (n // length + 1) * length
 
 
 class ConsistencyDistillation(nn.Module):
@@ -101,7 +117,8 @@ class ConsistencyDistillation(nn.Module):
         n = torch.randint(c.grid, (size, int(block_of[-1]) + 1), device=x0.device)
         n = n * (torch.rand(n.shape, device=n.device) >= c.first)
         t, r = per_block(self.times[n], block_of), per_block(self.times[n + 1], block_of)
-        t5, r5 = t[..., None, None, None], r[..., None, None, None]
+        e = per_block(self.times[c.segment_end(n)], block_of)
+        t5, r5, e5 = (time[..., None, None, None] for time in (t, r, e))
         context, zero = noisy_context(x0, c.context_noise), torch.zeros_like(t)
         with torch.no_grad():
             own, partner = encode_voices(self.audio, batch)
@@ -115,9 +132,10 @@ class ConsistencyDistillation(nn.Module):
             v_given = self.teacher(x_t, context, t, heard, reference, block_of, zero)
             v_null = self.teacher(x_t, context, t, without_voice(self.teacher, heard), reference, block_of, zero)
             x_r = x_t + (r5 - t5) * (v_null + c.guidance * (v_given - v_null))
-            target = to_x0(x_r, self.target(x_r, context, r, given, reference, block_of, zero), r5)
-        predicted = to_x0(x_t, self.student(x_t, context, t, given, reference, block_of, zero), t5)
-        error = predicted - target
+            target = to_time(x_r, self.target(x_r, context, r, given, reference, block_of, zero), r5, e5)
+        v = self.student(x_t, context, t, given, reference, block_of, zero)
+        error = to_time(x_t, v, t5, e5) - target
+        predicted = to_x0(x_t, v, t5)
         weight = edge_weight(block_of, c.edge)
         huber = ((torch.sqrt(error.square() + c.huber**2) - c.huber).mean((2, 3, 4)) * weight).mean()
         legible = (self.legible(error) * weight).mean()
