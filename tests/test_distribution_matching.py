@@ -21,9 +21,9 @@ from engine.model.config import TINY  # noqa: E402
 from engine.model.denoiser import Conditions, Denoiser  # noqa: E402
 from training.codec import PROBE_OUTPUTS  # noqa: E402
 from training.denoising import SEQUENCE_FRAMES  # noqa: E402
-from training.distilling import CRITIC_FILE, METHODS, train_matching  # noqa: E402
+from training.distilling import ALL, CRITIC_FILE, EULER, train_matching  # noqa: E402
 from training.duel import CriticConfig, Duel  # noqa: E402
-from training.generate import SamplingConfig, generate  # noqa: E402
+from training.generate import SamplingConfig, generate, student_sampling  # noqa: E402
 from training.latents import LatentClips  # noqa: E402
 from training.objectives.blocks import LegibleError  # noqa: E402
 from training.objectives.dmd import DistributionMatching, MatchingConfig, Scene  # noqa: E402
@@ -399,7 +399,7 @@ def random_clips(clips: int, frames: int) -> LatentClips:
     )  # fmt: skip
 
 
-@pytest.mark.parametrize("name", sorted(METHODS))
+@pytest.mark.parametrize("name", sorted(ALL))
 def test_a_method_trains_a_student_that_can_be_gone_on_with(name: str, tmp_path: Path) -> None:
     model = AvatarModel(TINY, PROBE_OUTPUTS)
     save_model(model, tmp_path / "teacher.safetensors", {"stage": "teacher"})
@@ -412,15 +412,25 @@ def test_a_method_trains_a_student_that_can_be_gone_on_with(name: str, tmp_path:
             critic=CriticConfig(steps=2, warmup=1),
         )  # fmt: skip
         trained, meta = load_model(path)
-        assert (meta["stage"], meta["method"], meta["step"]) == ("consistency", name, steps)
-        with safe_open(tmp_path / name / CRITIC_FILE, framework="pt") as critic:
+        assert (meta["stage"], meta["method"]) == ("consistency", name)
+        assert meta["step"] == (steps // 2 if name == "phased" else steps)
+        assert student_sampling(meta).sampler == ("euler" if name in EULER else "consistency")
+        with safe_open(path.parent / CRITIC_FILE, framework="pt") as critic:
             return trained.denoiser.state_dict(), int(critic.metadata()["updates"])
 
-    first, updates = train(2)
+    # Two phases share the steps.
+    each = 2 if name == "phased" else 1
+    first, updates = train(2 * each)
     assert updates == 1 + 2 * 2
-    assert any(not torch.equal(first[key], value) for key, value in model.denoiser.state_dict().items())
-    second, updates = train(3)
+    start = model.denoiser.state_dict()
+    assert any(
+        not torch.equal(value, start[key.split(".", 2)[-1] if each > 1 else key]) for key, value in first.items()
+    )
+    second, updates = train(3 * each)
     assert updates == 1 + 2 * 3
     assert any(not torch.equal(first[key], value) for key, value in second.items())
-    lines = [json.loads(line) for line in (tmp_path / name / "log.jsonl").read_text().splitlines()]
-    assert [line["step"] for line in lines if "critic" in line] == [1, 2, 3]
+    logs = sorted((tmp_path / name).rglob("log.jsonl"))
+    assert len(logs) == each
+    for log in logs:
+        lines = [json.loads(line) for line in log.read_text().splitlines()]
+        assert [line["step"] for line in lines if {"critic", "judge"} & set(line)] == [1, 2, 3]

@@ -12,6 +12,7 @@ from engine.model.audio import AudioEncoder
 from engine.model.codec import PortraitCodec
 from engine.model.config import ModelConfig
 from engine.model.denoiser import Denoiser
+from engine.model.experts import Experts, make_denoiser
 
 
 class AvatarModel(nn.Module):
@@ -22,7 +23,7 @@ class AvatarModel(nn.Module):
         self.config = config
         self.codec = PortraitCodec(config, probe_outputs)
         self.audio = AudioEncoder(config)
-        self.denoiser = Denoiser(config)
+        self.denoiser: Denoiser | Experts = make_denoiser(config)
 
 
 def save_model(model: AvatarModel, path: Path, meta: dict[str, Any]) -> None:

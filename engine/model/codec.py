@@ -145,17 +145,22 @@ class PortraitDecoder(nn.Module):
         image = blend * warped + (1 - blend) * resize(paint[:, :3], side)
         return Decoded(image, warped, mask, mask_logits, flow64, flows_coarse)
 
+    def coarse(self, latent: Tensor, reference: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """What needs the reference's latent only: features at 16 x 16, and raw positions at 8 x 8 and 16 x 16 (see
+        to_positions).
+        """
+        # What moves is the difference; given as such, a portrait at rest maps to no motion from the first step on.
+        h = self.up8(self.stem(torch.cat((latent - reference, reference), 1)))
+        raw8 = self.flow8(h).float()
+        h = self.up16(h)
+        return h, raw8, _double(raw8) + self.flow16(h).float()
+
     def predict(
         self, latent: Tensor, reference: ReferenceFeatures, pixels_move_flow: bool | Tensor = True
     ) -> tuple[tuple[Tensor, ...], Tensor, Tensor]:
         """What does not depend on the output size: flows_coarse, flow, and paint with mask logits [B, 4, 128, 128]."""
 
-        # What moves is the difference; given as such, a portrait at rest maps to no motion from the first step on.
-        moved = latent - reference.latent
-        h = self.up8(self.stem(torch.cat((moved, reference.latent), 1)))
-        raw8 = self.flow8(h).float()
-        h = self.up16(h)
-        raw16 = _double(raw8) + self.flow16(h).float()
+        h, raw8, raw16 = self.coarse(latent, reference.latent)
         h = self.up32(h)
         raw32 = _double(raw16) + self.flow32(h).float()
         flow32 = to_positions(raw32)

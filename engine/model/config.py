@@ -40,6 +40,10 @@ class ModelConfig:
     context_frames: int = 16
     """Clean frames before the block that a block may attend to."""
     block_lengths: tuple[int, ...] = (1, 2, 4, 8, 12)
+    phases: tuple[float, ...] = ()
+    """Falling times at which one expert hands over to the next; none for one denoiser (engine.model.experts)."""
+    tiles: tuple[int, ...] = ()
+    """Global frames of each layer's attention, 0 for a layer whose frames all see all (engine.model.tiles)."""
 
     @property
     def frame_tokens(self) -> int:

@@ -12,7 +12,9 @@ switch on any frame. Two forms of one computation:
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +22,7 @@ from torch.nn import functional as F
 
 from engine.model.attention import Attention, DistanceBias
 from engine.model.config import ModelConfig
+from engine.model.tiles import tile_mask
 
 STATES = 4
 """speaking, listening, idle, and unknown (dropped in training)."""
@@ -195,11 +198,12 @@ class Denoiser(nn.Module):
         x = self._embed_frames(latents)
         condition = self.conditioner(t, c)
         bias = self._stream_bias(frames, keys.shape[3], valid)
+        biases = self._with_tiles(bias, self._stream_tiles, frames, keys.shape[3])
         new_keys, new_values = [], []
         for i, block in enumerate(self.blocks):
             m = block.modulate(condition)
             q, k, v = block.before(x, m)
-            attended = block.attention.attend(q, torch.cat((keys[i], k), 2), torch.cat((values[i], v), 2), bias)
+            attended = block.attention.attend(q, torch.cat((keys[i], k), 2), torch.cat((values[i], v), 2), biases[i])
             x = block.after(x, attended, m)
             new_keys.append(k)
             new_values.append(v)
@@ -235,8 +239,8 @@ class Denoiser(nn.Module):
         x = torch.cat((x_reference, self._embed_frames(clean), self._embed_frames(noisy)), 1)
         c_clean, c_noisy = self.conditioner(t_clean, c), self.conditioner(t, c)
         condition = torch.cat((c_reference.to(c_clean.dtype), c_clean, c_noisy), 1)
-        bias = self._training_bias(block_of)
-        for block in self.blocks:
+        biases = self._with_tiles(self._training_bias(block_of), self._training_tiles, block_of)
+        for block, bias in zip(self.blocks, biases, strict=True):
             m = block.modulate(condition)
             q, k, v = block.before(x, m)
             x = block.after(x, block.attention.attend(q, k, v, bias), m)
@@ -259,3 +263,32 @@ class Denoiser(nn.Module):
         bias = self.bias(frame[:, None] - frame[None], is_reference.expand(len(frame), -1))
         bias = bias.masked_fill(~allowed, -1e4)
         return bias.repeat_interleave(n, 1).repeat_interleave(n, 2)[None]
+
+    def _with_tiles(self, bias: Tensor, allowed: Callable[..., Tensor], *where: Any) -> list[Tensor]:
+        """The bias of each layer: without the tiles that it does not see. allowed(count, *where) says which it sees."""
+        masks = {count: bias.masked_fill(~allowed(count, *where), -1e4) for count in set(self.config.tiles) if count}
+        return [masks.get(count, bias) for count in self.config.tiles or (0,) * self.config.depth]
+
+    def _stream_tiles(self, count: int, frames: int, slots: int) -> Tensor:
+        """bool [Tq, Tk] of a block of frames against the cache and itself: positions are those in its window."""
+        n, context = self.config.frame_tokens, self.config.context_frames
+        seen = tile_mask(context + frames, count, self.cell.device)[context:]
+        reference = torch.ones(frames, 1, dtype=torch.bool, device=seen.device).repeat_interleave(
+            slots // n - context, 1
+        )
+        return torch.cat((reference, seen), 1).repeat_interleave(n, 0).repeat_interleave(n, 1)
+
+    def _training_tiles(self, count: int, block_of: Tensor) -> Tensor:
+        """bool [T, T] of reference, clean and noisy frames: each block has the window that it has in a stream."""
+        frames, context, device = len(block_of), self.config.context_frames, block_of.device
+        seen = torch.ones(frames, frames, dtype=torch.bool, device=device)
+        first = 0
+        for length in torch.bincount(block_of).tolist():
+            window = tile_mask(context + length, count, device)[context:]
+            kept = min(context, first)
+            seen[first : first + length, first - kept : first + length] = window[:, context - kept :]
+            first += length
+        whole = torch.ones(1 + 2 * frames, 1 + 2 * frames, dtype=torch.bool, device=device)
+        whole[1:, 1:] = seen.repeat(2, 2)
+        n = self.config.frame_tokens
+        return whole.repeat_interleave(n, 0).repeat_interleave(n, 1)

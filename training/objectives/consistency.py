@@ -1,8 +1,8 @@
 """Consistency distillation with guidance baked in (LCM, arXiv 2310.04378; LLIA distils its avatar the same way).
 
 With `segments` the path is cut there, and everything on a segment is mapped to the segment's own end instead of to x_0
-(multistep consistency, arXiv 2403.06807; PCM, arXiv 2405.18407), in x's own space, f(x_t, t) = x_t + (e - t) v: then the
-student is drawn by Euler's method, one step a segment, and by no other number of steps.
+(multistep consistency, arXiv 2403.06807; PCM, arXiv 2405.18407), in x's own space, f(x_t, t) = x_t + (e - t) v: then
+the student is drawn by Euler's method, one step a segment, and by no other number of steps.
 
 With flow matching the consistency function is f(x_t, t) = x_t - t v(x_t, t): the boundary f(x_0, 0) = x_0 holds by
 construction. One guided teacher step from t to the next grid time r gives x_r; the student's f(x_t, t) is pulled to

@@ -68,7 +68,7 @@ class Scene:
 
 
 class DistributionMatching(nn.Module):
-    """`generator_loss` trains `student`, `critic_loss` trains `critic`."""
+    """`generator_loss` trains `student`, `critic_loss` trains `critic`: the fake score, and what methods add to it."""
 
     def __init__(
         self,
@@ -85,12 +85,18 @@ class DistributionMatching(nn.Module):
         when the student has got better ones since.
         """
         super().__init__()
-        self.student, self.critic = student, copy.deepcopy(teacher)
+        self.student, self.critic = student, nn.ModuleDict({"score": copy.deepcopy(teacher).requires_grad_(True)})
         self.teacher, self.audio = teacher.requires_grad_(False), audio.requires_grad_(False)
         self.teacher_audio = None if teacher_audio is None else teacher_audio.requires_grad_(False)
         self.legible, self.latent_scale = legible, latent_scale
         self.config = config or MatchingConfig()
         self.drop = drop or DropRates(everything=0.0)
+
+    @property
+    def score(self) -> Denoiser:
+        """Of what the student draws."""
+        score: Denoiser = self.critic["score"]
+        return score
 
     def scene(self, batch: Batch) -> Scene:
         """Conditions, as they are withheld at random, and blocks of a batch."""
@@ -118,7 +124,7 @@ class DistributionMatching(nn.Module):
             drawn, exit_steps = self.draw(scene)
             weight = self.critic_weight(drawn, exit_steps, scene)
         t, noise = self._times(scene), torch.randn_like(drawn)
-        predicted = self._velocity(self.critic, drawn, noise, t, scene, scene.heard)
+        predicted = self.ask(self.score, add_noise(drawn, noise, t[..., None, None, None]), drawn, t, scene)
         error = (predicted - velocity(drawn, noise)).square().flatten(1).mean(1)
         loss = (weight * error).mean()
         return loss, {"critic": float(loss.detach())}
@@ -134,15 +140,33 @@ class DistributionMatching(nn.Module):
     @torch.no_grad()
     def gradient(self, drawn: Tensor, scene: Scene) -> Tensor:
         """See training.objectives.score.matching_gradient; drawn [B, F, C, G, G]."""
-        t, noise = self._times(scene), torch.randn_like(drawn)
+        return matching_gradient(drawn, *self.estimates(drawn, scene))
+
+    def estimates(self, drawn: Tensor, scene: Scene) -> tuple[Tensor, Tensor]:
+        """Clean estimates of a noisy roll-out, real and fake."""
+        t = self._times(scene)
         t5 = t[..., None, None, None]
-        x_t = add_noise(drawn, noise, t5)
-        real = self._velocity(self.teacher, drawn, noise, t, scene, scene.heard)
-        if self.config.guidance != 1.0:
-            null = self._velocity(self.teacher, drawn, noise, t, scene, without_voice(self.teacher, scene.heard))
-            real = null + self.config.guidance * (real - null)
-        fake = self._velocity(self.critic, drawn, noise, t, scene, scene.heard)
-        return matching_gradient(drawn, to_x0(x_t, real, t5), to_x0(x_t, fake, t5))
+        x_t = add_noise(drawn, torch.randn_like(drawn), t5)
+        real, fake = self.guided(x_t, drawn, t, scene), self.ask(self.score, x_t, drawn, t, scene)
+        return to_x0(x_t, real, t5), to_x0(x_t, fake, t5)
+
+    def ask(
+        self, network: nn.Module, x_t: Tensor, context: Tensor, t: Tensor, scene: Scene, given: Conditions | None = None
+    ) -> Tensor:
+        """The network's velocity [B, F, C, G, G] at x_t and t [B, F], every block given the context's frames before it.
+        given: what it is told, the scene's `heard` by default.
+        """
+        told = given or scene.heard
+        velocity: Tensor = network(x_t, context, t, told, scene.reference, scene.blocks, torch.zeros_like(t))
+        return velocity
+
+    def guided(self, x_t: Tensor, context: Tensor, t: Tensor, scene: Scene) -> Tensor:
+        """The teacher's velocity with guidance."""
+        real = self.ask(self.teacher, x_t, context, t, scene)
+        if self.config.guidance == 1.0:
+            return real
+        null = self.ask(self.teacher, x_t, context, t, scene, without_voice(self.teacher, scene.heard))
+        return null + self.config.guidance * (real - null)
 
     def _metric(self, gradient: Tensor) -> Tensor:
         """The gradient as seen by someone who reads faces; I + legible W'W is positive definite, so it descends."""
@@ -166,9 +190,3 @@ class DistributionMatching(nn.Module):
         """[B, F], one for each block."""
         shape = (scene.shape[0], scene.block_count)
         return per_block(score_times(shape, self.config.shift, scene.reference.device), scene.blocks)
-
-    def _velocity(
-        self, network: Denoiser, drawn: Tensor, noise: Tensor, t: Tensor, scene: Scene, given: Conditions
-    ) -> Tensor:
-        x_t = add_noise(drawn, noise, t[..., None, None, None])
-        return network(x_t, drawn, t, given, scene.reference, scene.blocks, torch.zeros_like(t))

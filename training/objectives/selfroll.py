@@ -22,11 +22,15 @@ from engine.model.denoiser import Conditions, Denoiser
 
 @dataclass(frozen=True, slots=True)
 class Rolling:
-    """How to roll out. steps, shift: of the consistency sampler. manner: as the engine will draw."""
+    """How to roll out. steps, shift: of the consistency sampler. manner: as the engine will draw. first_steps: of a
+    roll-out's first block, which has nothing to lean on (First-Frame Enhancement, arXiv 2511.01419); 0 for as many as
+    the others.
+    """
 
     steps: int = 2
     shift: float = 1.5
     manner: Manner = Manner()
+    first_steps: int = 0
 
     @property
     def times(self) -> list[float]:
@@ -51,9 +55,9 @@ def roll_out(
     with torch.no_grad():
         keys, values = denoiser.prefill_reference(reference)
     cache = Cache.start(keys, values, cfg.context_frames * cfg.frame_tokens)
-    times = how.times[:exit_steps]
     out, first = [], 0
     for length in torch.bincount(blocks).tolist():
+        times = timesteps(how.first_steps, how.shift) if how.first_steps and not out else how.times[:exit_steps]
         model = _Bound(denoiser, c.slice(first, first + length), times[-1] if gradient else None)
         latents, cache = generate_block(
             model, consistency, noise[:, first : first + length], times, _detached(cache), how.manner

@@ -159,6 +159,7 @@ def _delay(
 def _steady(desk: Desk, app: App, talker: Talker, eye: Eye, speeches: list[Floats], minutes: float, say: Say) -> Steady:
     # Aloud from now on only: a picture waits for its sound, and a speaker is later than a screen.
     desk.screen.key(_ALOUD)
+    app.until(lambda stats: bool(stats["aloud"]), _COME_BACK_S)
     sleep(WARM_UP_S)
     with Tape(desk.sound.record(SPEAKER, SAMPLE_RATE_HZ)) as tape:
         before = app.fresh()

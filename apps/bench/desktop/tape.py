@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from array import array
+from bisect import bisect
 from types import TracebackType
 
 import numpy as np
@@ -19,6 +20,7 @@ WARM_UP_S = 3.0
 """A null sink that nobody used gathers two seconds before it gives the first, and cannot tell how late it is."""
 
 _HEAD_START_S = 0.2
+_MARK_EVERY_S = 1.0
 _HOP = SAMPLE_RATE_HZ // 100
 _GONE_DB = -60.0
 """Below full scale: surely nothing."""
@@ -33,7 +35,9 @@ class Tape:
     def __init__(self, ear: Ear) -> None:
         assert ear.rate_hz == SAMPLE_RATE_HZ
         self._ear, self._sound = ear, array("f")
-        self._began_s, self._open = 0.0, True
+        self._open = True
+        self._marks: list[tuple[float, int]] = []
+        """Moments, and how many samples had been heard until then: a device that loses some shifts what follows."""
         self._thread = threading.Thread(target=self._run, name="bench-tape", daemon=True)
 
     def __enter__(self) -> Tape:
@@ -50,7 +54,9 @@ class Tape:
 
     def heard(self, from_s: float, seconds: float) -> NDArray[np.float32]:
         """A stretch of it, shorter where it has none; it begins when the device has warmed up."""
-        start = max(0, round((from_s - self._began_s) * SAMPLE_RATE_HZ))
+        at = max(0, bisect(self._marks, (from_s, 0)) - 1)
+        moment_s, samples = self._marks[at] if self._marks else (from_s, 0)
+        start = max(0, samples + round((from_s - moment_s) * SAMPLE_RATE_HZ))
         return np.array(self._sound[start : start + round(seconds * SAMPLE_RATE_HZ)], np.float32)
 
     def _run(self) -> None:
@@ -58,16 +64,16 @@ class Tape:
             ready_s = time.monotonic() + WARM_UP_S
             while time.monotonic() < ready_s:
                 self._ear.read()
-            self._sound.extend(self._ear.read().tolist())
-            self._began_s = time.monotonic() - len(self._sound) / SAMPLE_RATE_HZ - self._ear.latency_us() / 1e6
             while self._open:
                 self._sound.extend(self._ear.read().tolist())
+                if not self._marks or time.monotonic() - self._marks[-1][0] > _MARK_EVERY_S:
+                    self._marks.append((time.monotonic() - self._ear.latency_us() / 1e6, len(self._sound)))
         except AvatarError:
             self._open = False
 
 
 def lag_of(said: NDArray[np.float32], heard: NDArray[np.float32]) -> int | None:
-    """Samples after which a second was heard; None when it is not in there."""
+    """Samples into `heard` at which a second begins; None when it is not in there."""
     if len(heard) < len(said) + round(LONGEST_LAG_S * SAMPLE_RATE_HZ) or not heard.any():
         return None
     size = len(said) + len(heard)

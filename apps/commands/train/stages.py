@@ -8,6 +8,8 @@ from pathlib import Path
 from apps.commands.train.given import needs_training
 from engine.errors import DataSettingsError
 
+METHODS = ("consistency", "dmd", "reward", "asd", "mogan", "phased", "tdm", "accvideo", "vdit", "vdot")
+
 
 def register(stages: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add every stage and every instrument."""
@@ -16,7 +18,14 @@ def register(stages: argparse._SubParsersAction[argparse.ArgumentParser]) -> Non
     teacher = _with_data(_stage(stages, "teacher", "denoiser by flow matching", batch=32, lr=6e-4, minutes=40))
     teacher.add_argument("--articulation", type=float, default=0.0, help="stress on the errors of speech units")
     distill = _with_data(_stage(stages, "distill", "few-step student", batch=32, lr=2e-4, minutes=20))
-    distill.add_argument("--method", choices=("consistency", "dmd", "reward"), default="consistency")
+    distill.add_argument("--method", choices=METHODS, default="consistency", help="see docs/lab (default %(default)s)")
+    distill.add_argument("--draw-steps", type=int, default=2, help="that the student is drawn with (default 2)")
+    distill.add_argument(
+        "--first-steps", type=int, default=0, help="of a clip's first block in roll-outs, 0: as others"
+    )
+    distill.add_argument("--sink-decay", type=float, default=1.0, help="of an EMA-Sink in roll-outs, 1 for none")
+    distill.add_argument("--segments", type=int, default=1, help="of the path, for multistep consistency (default 1)")
+    distill.add_argument("--critic-updates", type=int, default=5, help="for each of the student's (default 5)")
     distill.add_argument("--guidance", type=float, default=1.5, help="guidance scale baked into the student")
     distill.add_argument("--articulation", type=float, default=0.0, help="weight of the recorded clip's speech units")
     distill.add_argument("--steady", type=float, default=0.0, help="weight of the mouth without chance")
@@ -99,11 +108,12 @@ def _run_audio(args: argparse.Namespace, config: object) -> None:
     train_audio(bank, test, config, args.size, args.start)
 
 
-def _shards(folder: Path) -> list[Path]:
-    shards = sorted(folder.glob("*.tar"))
-    if not shards:
+def shards(folder: Path) -> list[Path]:
+    """The shards of a data set. Raises DataSettingsError when there are none."""
+    found = sorted(folder.glob("*.tar"))
+    if not found:
         raise DataSettingsError(f"{folder} holds no shards; make some with: visavis data make --out {folder}")
-    return shards
+    return found
 
 
 def _cache(args: argparse.Namespace) -> Path:
@@ -113,7 +123,7 @@ def _cache(args: argparse.Namespace) -> Path:
 def _run_codec(args: argparse.Namespace, config: object) -> None:
     from training.codec import train_codec
 
-    train_codec(_shards(args.data), _shards(args.test), config, args.size, _cache(args) / "pairs", args.start)
+    train_codec(shards(args.data), shards(args.test), config, args.size, _cache(args) / "pairs", args.start)
 
 
 def _run_denoiser(args: argparse.Namespace, config: object) -> None:
@@ -121,32 +131,47 @@ def _run_denoiser(args: argparse.Namespace, config: object) -> None:
     from training.objectives.consistency import ConsistencyConfig
     from training.objectives.flow_matching import FlowMatchingConfig
 
-    clips = latents_of(_shards(args.data), args.start, _cache(args), "train")
-    held_out = latents_of(_shards(args.test), args.start, _cache(args), "test")
+    clips = latents_of(shards(args.data), args.start, _cache(args), "train")
+    held_out = latents_of(shards(args.test), args.start, _cache(args), "test")
     if args.stage == "teacher":
         train_teacher(clips, held_out, config, args.start, FlowMatchingConfig(articulation=args.articulation))
         return
     inherited = Inherited(args.student, args.audio) if args.student or args.audio else None
-    if args.method != "consistency":
+    if args.method not in ("consistency", "vdit"):
+        from engine.diffusion.rollout import Manner
         from training.distilling import train_matching
+        from training.duel import CriticConfig
         from training.objectives.dmd import MatchingConfig
+        from training.objectives.selfroll import Rolling
 
-        matching = MatchingConfig(guidance=args.guidance)
-        train_matching(clips, held_out, config, args.start, args.method, matching, inherited, args.even_states)
+        manner = Manner(sink_decay=args.sink_decay)
+        rolling = Rolling(args.draw_steps, manner=manner, first_steps=args.first_steps)
+        matching = MatchingConfig(rolling=rolling, guidance=args.guidance)
+        train_matching(
+            clips, held_out, config, args.start, args.method, matching, inherited, args.even_states,
+            CriticConfig(steps=args.critic_updates),
+        )  # fmt: skip
     else:
         how = ConsistencyConfig(
-            guidance=args.guidance, articulation=args.articulation, steady=args.steady, stress=args.stress
-        )
-        train_consistency(clips, held_out, config, args.start, how, inherited, args.even_states)
+            guidance=args.guidance, articulation=args.articulation, steady=args.steady, stress=args.stress,
+            segments=args.segments,
+        )  # fmt: skip
+        if args.method == "consistency":
+            train_consistency(clips, held_out, config, args.start, how, inherited, args.even_states)
+        else:
+            from training.objectives.tile_distillation import TileConfig
+            from training.tiling import train_tiles
+
+            train_tiles(clips, held_out, config, args.start, how, TileConfig(), inherited, args.even_states)
 
 
 def _run_instrument(args: argparse.Namespace, config: object) -> None:
     from training.instruments import train_aligner, train_probe
 
     if args.stage == "probe":
-        train_probe(_shards(args.data), _shards(args.test), config, _cache(args), args.start, args.refine)
+        train_probe(shards(args.data), shards(args.test), config, _cache(args), args.start, args.refine)
     else:
-        train_aligner(_shards(args.data), _shards(args.test), config, _cache(args) / "pairs")
+        train_aligner(shards(args.data), shards(args.test), config, _cache(args) / "pairs")
 
 
 def _run_states(args: argparse.Namespace, config: object) -> None:
@@ -156,10 +181,10 @@ def _run_states(args: argparse.Namespace, config: object) -> None:
 
     codec = CodecOnly(load_model(args.start)[0]).frames if args.start else None
     args.out.mkdir(parents=True, exist_ok=True)
-    train_states(_shards(args.data), _shards(args.test), args.probe, args.out / "states.safetensors", args.clips, codec)
+    train_states(shards(args.data), shards(args.test), args.probe, args.out / "states.safetensors", args.clips, codec)
 
 
 def _run_sync(args: argparse.Namespace, config: object) -> None:
     from training.instruments.sync import train_sync
 
-    train_sync(_shards(args.data), config)
+    train_sync(shards(args.data), config)

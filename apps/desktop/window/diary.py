@@ -57,6 +57,7 @@ class Diary:
             "level_db": round(desk.ears.level_db, 1),
             "mic_state": desk.ears.state,
             "microphone": desk.ears.device_state,
+            "aloud": desk.settings.hear_aloud,
             "memory_mb": memory_mb(),
             **stats,
         }

@@ -1,0 +1,1 @@
+"""The laboratory: every method of distillation on one teacher, with equal budgets, in one table."""
