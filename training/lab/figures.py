@@ -70,6 +70,7 @@ def measure(model: AvatarModel, batch: Batch, how: SamplingConfig, seed: int) ->
     return figures_of(model, moved, true, batch, how.block)
 
 
+@torch.no_grad()
 def figures_of(model: AvatarModel, moved: Tensor, true: Tensor, batch: Batch, block: int) -> Figures:
     """moved, true: latents minus the reference's [B, F, C, G, G]; block: frames that were drawn at once."""
     probe = model.codec.probe
