@@ -25,7 +25,11 @@ from training.probing import ensure_probe
 from training.run import RunConfig
 from training.tiling import train_tiles
 
-TEACHER = "teacher"
+TEACHER, START, START_EULER = "teacher", "undistilled", "undistilled, Euler"
+UNTRAINED = (TEACHER, START, START_EULER)
+"""The teacher with its guidance; and its weights drawn as students are, which is what every student begins as."""
+
+BLOCK = 8
 BEST = 30
 """Steps of the teacher at its best."""
 
@@ -48,7 +52,7 @@ class LabConfig:
     clips: int = 40
     threads: int = 1
     guidance: float = 1.5
-    critic: CriticConfig = field(default_factory=lambda: CriticConfig(steps=2, warmup=10))
+    critic: CriticConfig = field(default_factory=lambda: CriticConfig(steps=2, warmup=5))
 
 
 def train(config: LabConfig, method: str, seed: int, clips: LatentClips, held_out: LatentClips) -> Path:
@@ -70,18 +74,24 @@ def train(config: LabConfig, method: str, seed: int, clips: LatentClips, held_ou
 def matching_of(method: str, guidance: float) -> MatchingConfig:
     """What a method is told beside the common settings."""
     rolling = Rolling(steps=4, first_steps=4) if method == "asd" else Rolling(steps=2)
-    return MatchingConfig(rolling=rolling, guidance=guidance)
+    return MatchingConfig(rolling=rolling, guidance=guidance, blocks=(BLOCK,))
+
+
+def is_euler(method: str) -> bool:
+    """Whether a method's students are drawn by Euler's method."""
+    return method in EULER or method in ("vdit", START_EULER)
 
 
 def sampling_of(method: str, steps: int) -> SamplingConfig | None:
-    """How a student is drawn with so many steps; None where it cannot be."""
+    """How a student is drawn with so many steps; None where it cannot be. All alike, and with all the noise and no
+    easing, so that what differs is the method.
+    """
     if method == TEACHER:
-        return replace(TEACHER_SAMPLING, steps=steps)
+        return replace(TEACHER_SAMPLING, steps=steps, block=BLOCK)
     if method in ("accvideo", "phased", "vdit") and steps != 2:
         return None
-    if method in EULER or method == "vdit":
-        return replace(STUDENT_SAMPLING, sampler="euler", steps=steps)
-    return replace(STUDENT_SAMPLING, steps=steps)
+    plain = replace(STUDENT_SAMPLING, steps=steps, block=BLOCK, noise_scale=1.0, easing=0.0)
+    return replace(plain, sampler="euler") if is_euler(method) else plain
 
 
 def run_cell(config: LabConfig, method: str, seed: int, clips: LatentClips, held_out: LatentClips) -> dict[str, Any]:
@@ -92,7 +102,7 @@ def run_cell(config: LabConfig, method: str, seed: int, clips: LatentClips, held
         kept: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         return kept
     folder.mkdir(parents=True, exist_ok=True)
-    checkpoint = config.teacher if method == TEACHER else train(config, method, seed, clips, held_out)
+    checkpoint = config.teacher if method in UNTRAINED else train(config, method, seed, clips, held_out)
     model, _ = load_model(checkpoint)
     ensure_probe(model, clips)
     torch.set_num_threads(config.threads or torch.get_num_threads())

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from training.lab.cells import TEACHER, LabConfig, run_cell
+from training.lab.cells import UNTRAINED, LabConfig, run_cell
 from training.lab.table import markdown, plot, rows_of
 from training.latents import LatentClips
 
@@ -23,7 +23,7 @@ def run_lab(
     """
     config.out.mkdir(parents=True, exist_ok=True)
     for seed in config.seeds:
-        for method in (TEACHER, *methods):
+        for method in (*UNTRAINED, *methods):
             report(f"{method}, seed {seed}")
             run_cell(config, method, seed, clips, held_out)
             write(config.out)
@@ -42,5 +42,5 @@ def write(out: Path) -> Path:
 
 
 def _order(cell: dict[str, Any]) -> tuple[int, int]:
-    names = (TEACHER, *METHODS)
+    names = (*UNTRAINED, *METHODS)
     return names.index(cell["method"]) if cell["method"] in names else len(names), cell["seed"]

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from training.evaluate.plots import new_figure
-from training.lab.cells import BEST, TEACHER
+from training.lab.cells import BEST, START, START_EULER, TEACHER, UNTRAINED, is_euler
 
 Cell = Mapping[str, Any]
 
@@ -27,8 +27,8 @@ COLUMNS = (
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A method drawn with so many steps: its figures over seeds, and how many seeds improve on the undistilled teacher
-    with the same steps and seed, by nearness of films (FVD-like).
+    """A method drawn with so many steps: its figures over seeds, and how many seeds come nearer to real motion
+    (FVD-like) than the weights that they began with, drawn alike with the same steps and seed.
     """
 
     method: str
@@ -53,17 +53,18 @@ class Row:
 def rows_of(cells: Iterable[Cell]) -> list[Row]:
     """The teacher first, then methods in the order of their cells, by number of steps."""
     cells = list(cells)
-    undistilled = {(c["seed"], s): f for c in cells if c["method"] == TEACHER for s, f in c["steps"].items()}
-    methods = list(dict.fromkeys([TEACHER, *(c["method"] for c in cells)]))
+    began = {(c["method"], c["seed"], s): f for c in cells if c["method"] in UNTRAINED for s, f in c["steps"].items()}
+    methods = list(dict.fromkeys(c["method"] for c in cells))
     rows = []
     for method in methods:
         own = [c for c in cells if c["method"] == method]
         for steps in sorted({int(s) for c in own for s in c["steps"]}):
             told = [(c["seed"], c["steps"][str(steps)], c["cost"]) for c in own if str(steps) in c["steps"]]
+            start = START_EULER if is_euler(method) else START
             better = sum(
-                f["frechet_film"] < undistilled[seed, str(steps)]["frechet_film"]
+                f["frechet_film"] < began[start, seed, str(steps)]["frechet_film"]
                 for seed, f, _ in told
-                if (seed, str(steps)) in undistilled and method != TEACHER
+                if (start, seed, str(steps)) in began and method not in UNTRAINED
             )
             figures = {name: [f[name] for _, f, _ in told] for name, _, _ in COLUMNS}
             updates, minutes = (float(np.mean([cost[k] for _, _, cost in told])) for k in ("updates", "minutes"))
@@ -73,15 +74,15 @@ def rows_of(cells: Iterable[Cell]) -> list[Row]:
 
 def markdown(rows: Sequence[Row]) -> str:
     """Means over seeds, with the standard deviation of the first and the last column."""
-    head = ["method", "steps", *(title for _, title, _ in COLUMNS), "nearer than the teacher", "updates", "minutes"]
+    head = ["method", "steps", *(title for _, title, _ in COLUMNS), "nearer than undistilled", "updates", "minutes"]
     lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
     for row in rows:
         cells = [form.format(row.mean(name)) for name, _, form in COLUMNS]
         for i in (0, len(cells) - 1):
             name, _, form = COLUMNS[i]
             cells[i] += " ± " + form.format(row.spread(name)).lstrip("+")
-        ahead = "" if row.method == TEACHER else f"{row.better} of {row.seeds}"
-        cost = ["", ""] if row.method == TEACHER else [f"{row.updates:.0f}", f"{row.minutes:.1f}"]
+        ahead = "" if row.method in UNTRAINED else f"{row.better} of {row.seeds}"
+        cost = ["", ""] if row.method in UNTRAINED else [f"{row.updates:.0f}", f"{row.minutes:.1f}"]
         lines.append("| " + " | ".join([row.method, str(row.steps), *cells, ahead, *cost]) + " |")
     return "\n".join(lines) + "\n"
 
@@ -94,7 +95,7 @@ def plot(rows: Sequence[Row], path: Any) -> None:
         own = [row for row in rows if row.method == method]
         x, y = [row.mean("frechet_film") for row in own], [row.mean("r") for row in own]
         errors = [row.spread("frechet_film") for row in own], [row.spread("r") for row in own]
-        style = "k--" if method == TEACHER else "-"
+        style = {TEACHER: "k--", START: "k-", START_EULER: "k:"}.get(method, "-")
         axes.errorbar(x, y, errors[1], errors[0], style, marker="o", ms=4, lw=1, capsize=2, label=method)
         for row, a, b in zip(own, x, y, strict=True):
             axes.annotate(str(row.steps), (a, b), textcoords="offset points", xytext=(4, 4), fontsize=7)

@@ -43,6 +43,8 @@ class MatchingConfig:
     """Of the real score: v = v_null + guidance (v_given - v_null). The fake one is never guided."""
     legible: float = 2.0
     """Weight of the probe's metric beside the latents' own."""
+    blocks: tuple[int, ...] = ()
+    """Lengths of blocks in roll-outs; all that the model knows by default."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +109,8 @@ class DistributionMatching(nn.Module):
             given = heard = conditions(self.student, own, partner, batch, withheld)
             if self.teacher_audio is not None:
                 heard = conditions(self.teacher, *encode_voices(self.teacher_audio, batch), batch, withheld)
-        blocks = random_blocks(frames, self.student.config.block_lengths).to(own.device)
+        lengths = self.config.blocks or self.student.config.block_lengths
+        blocks = random_blocks(frames, lengths).to(own.device)
         truth = (batch["latent"] - batch["reference"][:, None]) / self.latent_scale
         return Scene(given, heard, batch["reference"], blocks, truth)
 
