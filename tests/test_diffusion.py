@@ -123,6 +123,26 @@ def test_ema_sink_takes_in_what_leaves_and_nothing_before_the_context_is_full() 
     np.testing.assert_array_equal(cache.append(fresh, fresh).keys[0, 0, 0, :2, 0], [1, 1])
 
 
+def test_a_hundred_blocks_leave_a_cache_as_large_as_it_was_and_an_exact_average() -> None:
+    reference = np.zeros((1, 1, 1, 2, 1), np.float32)
+    cache = Cache.start(reference, reference, 4)
+    held, sink, decay = cache.keys.nbytes + cache.values.nbytes, 0.0, 0.9
+    for value in range(1, 101):
+        fresh = np.full_like(reference, value)
+        cache = cache.append(fresh, -fresh, sink_decay=decay)
+        # Two frames of context: what leaves is two blocks old, and the first two leave nothing.
+        sink = decay * sink + (1 - decay) * (value - 2) if value > 2 else sink
+        assert cache.keys.nbytes + cache.values.nbytes == held
+    np.testing.assert_allclose(cache.keys[0, 0, 0, :, 0], [sink, sink, 99, 99, 100, 100], rtol=1e-5)
+    np.testing.assert_allclose(cache.values, -cache.keys)
+    # Nothing but what went in: an average lies between the first and the last that left.
+    assert 1 < sink < 98
+    constant = Cache.start(reference + 5, reference + 5, 4)
+    for _ in range(100):
+        constant = constant.append(reference + 5, reference + 5, sink_decay=decay)
+    np.testing.assert_allclose(constant.keys, 5, rtol=1e-5)
+
+
 def test_easing_brings_a_block_s_first_frames_nearer_to_the_last_one_and_nothing_without_one() -> None:
     keys = np.ones((1, 2, 1, 1, 1), np.float32)
     cache = Cache.start(keys, keys, 4)

@@ -28,6 +28,7 @@ class SamplingConfig:
     block: int = 8
     noise_scale: float = 1.0
     easing: float = 0.0
+    sink_decay: float = 1.0
 
 
 TEACHER_SAMPLING = SamplingConfig()
@@ -73,7 +74,7 @@ def generate(denoiser: Denoiser, c: Conditions, reference: Tensor, how: Sampling
                 out = base + how.guidance * (out - base)
             return out, keys, values
 
-        manner = Manner(noise_scale=how.noise_scale, easing=how.easing)
+        manner = Manner(noise_scale=how.noise_scale, easing=how.easing, sink_decay=how.sink_decay)
         times = timesteps(how.steps, how.shift)
         latents, cache = generate_block(model, SAMPLERS[how.sampler], noise, times, cache, manner)
         if how.guidance != 1.0:

@@ -1,4 +1,4 @@
-"""How long attention takes with tiles and without, side by side: `visavis bench tiles`."""
+"""How long attention takes with tiles and without, side by side: `visavis train tiles`."""
 
 from __future__ import annotations
 

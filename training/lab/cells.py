@@ -29,6 +29,9 @@ TEACHER, START, START_EULER = "teacher", "undistilled", "undistilled, Euler"
 UNTRAINED = (TEACHER, START, START_EULER)
 """The teacher with its guidance; and its weights drawn as students are, which is what every student begins as."""
 
+RATES = {"dmd": 5e-5, "reward": 5e-5, "tdm": 3e-5}
+"""Learning rates of methods that go too far in the same time with the usual one: more updates, or larger ones."""
+
 BLOCK = 8
 BEST = 30
 """Steps of the teacher at its best."""
@@ -59,7 +62,7 @@ def train(config: LabConfig, method: str, seed: int, clips: LatentClips, held_ou
     """The student of a cell; a cell that was trained already is left alone."""
     out = config.out / method / f"seed{seed}"
     run = RunConfig(
-        out=out, minutes=config.minutes, batch=config.batch, lr=config.lr, warmup=10, ema=0.98, seed=seed,
+        out=out, minutes=config.minutes, batch=config.batch, lr=RATES.get(method, config.lr), warmup=10, ema=0.98, seed=seed,
         threads=config.threads, sample_every=1_000_000, save_every_minutes=1e9,
     )  # fmt: skip
     if method == "consistency":

@@ -80,7 +80,7 @@ def figures_of(model: AvatarModel, moved: Tensor, true: Tensor, batch: Batch, bl
     truth, opened = true_opening(batch["landmarks"]), opening_of(probe, moved, points)
     speaking = [i for i in range(len(truth)) if float((batch["state"][i] == 0).float().mean()) > _LEAST_SPEAKING]
     lags = np.mean([lag_scores(opened[i].numpy(), truth[i].numpy()) for i in speaking], 0)
-    read, wanted = _readings(model, moved), _readings(model, true)
+    read, wanted = readings(model, moved), readings(model, true)
     return Figures(
         r=float(np.mean([correlation(opened[i], truth[i]) for i in speaking])),
         lag_ms=lag_of(lags)[0],
@@ -93,7 +93,7 @@ def figures_of(model: AvatarModel, moved: Tensor, true: Tensor, batch: Batch, bl
     )
 
 
-def _readings(model: AvatarModel, moved: Tensor) -> Tensor:
+def readings(model: AvatarModel, moved: Tensor) -> Tensor:
     """[B, F, K]: what the probe reads, by what counts when people talk."""
     weight = readers(model)[0].weight.cpu() / float(model.codec.latent_scale)
     return moved.flatten(2) @ weight.T

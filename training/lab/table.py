@@ -25,10 +25,13 @@ COLUMNS = (
 )
 
 
+NEARNESS = ("frechet_frame", "frechet_film")
+
+
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A method drawn with so many steps: its figures over seeds, and how many seeds come nearer to real motion
-    (FVD-like) than the weights that they began with, drawn alike with the same steps and seed.
+    """A method drawn with so many steps: its figures over seeds, and how many seeds come nearer to real faces and to
+    real motion (FID-like, FVD-like) than the weights that they began with, drawn alike with the same steps and seed.
     """
 
     method: str
@@ -36,7 +39,7 @@ class Row:
     figures: dict[str, list[float]]
     updates: float
     minutes: float
-    better: int
+    better: tuple[int, int]
 
     @property
     def seeds(self) -> int:
@@ -61,11 +64,8 @@ def rows_of(cells: Iterable[Cell]) -> list[Row]:
         for steps in sorted({int(s) for c in own for s in c["steps"]}):
             told = [(c["seed"], c["steps"][str(steps)], c["cost"]) for c in own if str(steps) in c["steps"]]
             start = START_EULER if is_euler(method) else START
-            better = sum(
-                f["frechet_film"] < began[start, seed, str(steps)]["frechet_film"]
-                for seed, f, _ in told
-                if (start, seed, str(steps)) in began and method not in UNTRAINED
-            )
+            pairs = [(f, began[start, seed, str(steps)]) for seed, f, _ in told if (start, seed, str(steps)) in began]
+            better = tuple(sum(f[name] < old[name] for f, old in pairs) for name in NEARNESS)
             figures = {name: [f[name] for _, f, _ in told] for name, _, _ in COLUMNS}
             updates, minutes = (float(np.mean([cost[k] for _, _, cost in told])) for k in ("updates", "minutes"))
             rows.append(Row(method, steps, figures, updates, minutes, better))
@@ -74,14 +74,21 @@ def rows_of(cells: Iterable[Cell]) -> list[Row]:
 
 def markdown(rows: Sequence[Row]) -> str:
     """Means over seeds, with the standard deviation of the first and the last column."""
-    head = ["method", "steps", *(title for _, title, _ in COLUMNS), "nearer than undistilled", "updates", "minutes"]
+    head = [
+        "method",
+        "steps",
+        *(title for _, title, _ in COLUMNS),
+        "seeds nearer than undistilled, by FID, FVD",
+        "updates",
+        "minutes",
+    ]
     lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
     for row in rows:
         cells = [form.format(row.mean(name)) for name, _, form in COLUMNS]
         for i in (0, len(cells) - 1):
             name, _, form = COLUMNS[i]
             cells[i] += " ± " + form.format(row.spread(name)).lstrip("+")
-        ahead = "" if row.method in UNTRAINED else f"{row.better} of {row.seeds}"
+        ahead = "" if row.method in UNTRAINED else f"{row.better[0]}, {row.better[1]} of {row.seeds}"
         cost = ["", ""] if row.method in UNTRAINED else [f"{row.updates:.0f}", f"{row.minutes:.1f}"]
         lines.append("| " + " | ".join([row.method, str(row.steps), *cells, ahead, *cost]) + " |")
     return "\n".join(lines) + "\n"

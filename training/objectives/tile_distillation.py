@@ -35,7 +35,7 @@ class TileConfig:
 
     candidates: tuple[int, ...] = (1, 2, 3, 4, 5, 7, 9, 13)
     """Numbers of global frames that the search tries, of the 24 that a block of 8 has in its window."""
-    damage: float = 0.1
+    damage: float = 0.03
     """What a mask may change of a layer's doing, as a share of its energy."""
     questions: int = 8
     """Batches that the search looks at."""

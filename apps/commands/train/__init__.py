@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from apps.commands.train import everything, lab, personalize, recipe, stages
+from apps.commands.train import bench_lab, everything, lab, personalize, recipe, stages
 
 _EXAMPLE = """examples:
   visavis train all --size base --assets ASSETS --clips 6000 --workers 16 --minutes 600 --batch 96 --out runs/base
@@ -31,5 +31,5 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "train", help="train a model", epilog=_EXAMPLE, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     commands = parser.add_subparsers(dest="stage", required=True, metavar="STAGE")
-    for part in (stages, everything, recipe, lab, personalize):
+    for part in (stages, everything, recipe, lab, bench_lab, personalize):
         part.register(commands)
