@@ -18,7 +18,7 @@ from engine.backends.base import Sampling
 from engine.backends.staged import ALIGNER, ONNX_LIBRARY, STAGES, WEIGHTS
 from engine.backends.torch import CHECKPOINT, TorchBackend
 from engine.bundle import Bundle, read_bundle, sha256_of
-from engine.errors import BundleCorruptError, FileMissingError, UnreadableFileError
+from engine.errors import ArgumentError, BundleCorruptError, FileMissingError, UnreadableFileError
 from engine.model.avatar import AvatarModel, load_model
 from export.card import model_card
 from export.manifest import CARD, make_manifest, replace_folder, write_manifest
@@ -60,13 +60,19 @@ class Exported:
 def export_bundle(checkpoint: Path, out: Path, choices: Choices) -> Exported:
     """Write a checkpoint as a bundle folder, replacing one that is there; verified before it takes its place.
 
-    Raises FileMissingError for an absent checkpoint or aligner, BundleCorruptError if what was written is not sound or
+    Raises FileMissingError for an absent checkpoint or aligner, ArgumentError for a model with attention tiles,
+    BundleCorruptError if what was written is not sound or
     does not compute what the checkpoint does.
     """
     for path in (checkpoint, choices.aligner):
         if path is not None and not path.is_file():
             raise FileMissingError(f"there is no file {path}")
     model, meta = _load(checkpoint)
+    if any(model.config.tiles):
+        raise ArgumentError(
+            f"{checkpoint} leaves attention tiles out, which no graph can; at run time a block sees too few frames for "
+            "that to save anything, so export the student of the run's folder `dense`"
+        )
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as scratch:
         folder = Path(scratch) / out.name

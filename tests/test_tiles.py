@@ -14,10 +14,12 @@ from test_distribution_matching import FRAMES, batch, random_clips  # noqa: E402
 from torch import nn  # noqa: E402
 from torch.nn import functional as F  # noqa: E402
 
+from engine.errors import ArgumentError  # noqa: E402
 from engine.model.avatar import AvatarModel, load_model, save_model  # noqa: E402
 from engine.model.config import TINY  # noqa: E402
 from engine.model.denoiser import Denoiser  # noqa: E402
 from engine.model.tiles import global_frames, tile_mask, tile_sparsity  # noqa: E402
+from export.bundle import Choices, export_bundle  # noqa: E402
 from training.attention.measure import time_tiles  # noqa: E402
 from training.attention.search import Question, recorded, search_tiles, window_sparsity  # noqa: E402
 from training.attention.tiled import tiled_attention  # noqa: E402
@@ -144,3 +146,5 @@ def test_a_student_loses_its_tiles_in_three_stages(tmp_path: Path) -> None:
     assert meta["tile_sparsity"] > 0.5 and (meta["method"], meta["step"]) == ("vdit", 2)
     drawn = student_sampling(meta)
     assert (drawn.sampler, drawn.steps) == ("euler", 2)
+    with pytest.raises(ArgumentError, match="dense"):
+        export_bundle(path, tmp_path / "bundle", Choices("vdit"))

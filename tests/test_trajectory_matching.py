@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 torch = pytest.importorskip("torch", reason="needs the train extra")
@@ -237,6 +239,28 @@ def test_equal_experts_are_the_one_they_come_from(networks: Networks) -> None:
     assert (changed[3:, :, :4] - many[3:, :, :4]).abs().max() > 0.05
     t = torch.tensor([[1.0, 0.61, 0.6, 0.0]])
     assert wide.expert_of(t).tolist() == [[0, 0, 1, 1]]
+
+
+def test_experts_are_exported_as_one_graph(networks: Networks, tmp_path: Path) -> None:
+    pytest.importorskip("onnxscript", reason="exporting needs onnxscript")
+    from engine.backends.base import Sampling
+    from engine.backends.registry import open_backend
+    from engine.backends.torch import TorchBackend
+    from engine.model.avatar import AvatarModel, save_model
+    from export.bundle import Choices, export_bundle
+    from export.parity import compare
+    from export.scenes import make_scenes
+
+    model = AvatarModel(TINY)
+    model.denoiser.load_state_dict(networks[0].state_dict())
+    wide = with_experts(model, (0.6,))
+    wide.denoiser.experts[1].load_state_dict(networks[1].state_dict())
+    how = Sampling("euler", 2, first_steps=2, time_shift=1.5)
+    save_model(wide, tmp_path / "model.safetensors", {"stage": "consistency"})
+    bundle = export_bundle(tmp_path / "model.safetensors", tmp_path / "bundle", Choices("two", how, half=False)).bundle
+    scene = make_scenes([], None, (4, 8, 8), 128)[0]
+    parity = compare(TorchBackend(wide, how), open_backend("onnxruntime", bundle, 1), scene)
+    assert max(parity.latent_error) < 1e-4 and parity.latent_spread > 0.1
 
 
 def test_a_secant_leads_to_the_state_it_was_drawn_from() -> None:

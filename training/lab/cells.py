@@ -62,8 +62,8 @@ def train(config: LabConfig, method: str, seed: int, clips: LatentClips, held_ou
     """The student of a cell; a cell that was trained already is left alone."""
     out = config.out / method / f"seed{seed}"
     run = RunConfig(
-        out=out, minutes=config.minutes, batch=config.batch, lr=RATES.get(method, config.lr), warmup=10, ema=0.98, seed=seed,
-        threads=config.threads, sample_every=1_000_000, save_every_minutes=1e9,
+        out=out, minutes=config.minutes, batch=config.batch, lr=RATES.get(method, config.lr), warmup=10, ema=0.98,
+        seed=seed, threads=config.threads, sample_every=1_000_000, save_every_minutes=1e9,
     )  # fmt: skip
     if method == "consistency":
         return train_consistency(clips, held_out, run, config.teacher, ConsistencyConfig(guidance=config.guidance))
