@@ -96,18 +96,19 @@ def markdown(rows: Sequence[Row]) -> str:
 
 def plot(rows: Sequence[Row], path: Any) -> None:
     """Lips against nearness of motion: every method at every number of steps, with the spread over seeds."""
-    figure = new_figure(9, 5)
+    figure = new_figure(10, 6)
     axes = figure.add_subplot()
     for method in dict.fromkeys(row.method for row in rows):
         own = [row for row in rows if row.method == method]
         x, y = [row.mean("frechet_film") for row in own], [row.mean("r") for row in own]
         errors = [row.spread("frechet_film") for row in own], [row.spread("r") for row in own]
         style = {TEACHER: "k--", START: "k-", START_EULER: "k:"}.get(method, "-")
-        axes.errorbar(x, y, errors[1], errors[0], style, marker="o", ms=4, lw=1, capsize=2, label=method)
+        axes.errorbar(x, y, errors[1], errors[0], style, marker="o", ms=4, lw=1, elinewidth=0.4, label=method)
         for row, a, b in zip(own, x, y, strict=True):
             axes.annotate(str(row.steps), (a, b), textcoords="offset points", xytext=(4, 4), fontsize=7)
     axes.set_xlabel("FVD-like distance from real motion (less is better)")
     axes.set_ylabel("mouth opening, r (more is better)")
     axes.set_xscale("log")
-    axes.legend(fontsize=8, title=f"numbers: steps; teacher at its best: {BEST}")
+    axes.set_title(f"numbers: steps; the teacher's own sampling takes {BEST}", fontsize=9)
+    figure.legend(fontsize=8, loc="outside right upper")
     figure.savefig(path, dpi=110)
