@@ -8,6 +8,7 @@ embedding of no voice; and what precision the bundle has lost stays lost.
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 
 import numpy as np
@@ -65,6 +66,7 @@ def restore(bundle: Bundle) -> AvatarModel:
     return model
 
 
+@functools.cache
 def find_places(config: ModelConfig) -> dict[str, Place]:
     """Where the exporter puts the weights of a model of this config, by their names in its state_dict."""
     model = AvatarModel(config).eval()

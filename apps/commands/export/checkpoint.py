@@ -8,10 +8,12 @@ from pathlib import Path
 
 from apps.commands.export.given import need_packages
 
+_EXAMPLE = "example: visavis export checkpoint nano -o runs/nano/model.safetensors"
+
 
 def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add `checkpoint`."""
-    parser = commands.add_parser("checkpoint", help="a bundle back as a checkpoint, to train on from")
+    parser = commands.add_parser("checkpoint", help="a bundle back as a checkpoint, to train on from", epilog=_EXAMPLE)
     parser.add_argument("bundle", help="name or folder of a bundle")
     parser.add_argument("-o", "--out", type=Path, required=True, help="file to write (.safetensors)")
     parser.set_defaults(handler=run)
