@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -79,4 +78,4 @@ def _minute(number: int, part: Tensor, first: Tensor, true: Tensor) -> Minute:
         return torch.diff(x, dim=1).square().mean()
 
     frechet = distance_to(list(true.numpy()), list(part.numpy()))
-    return Minute(number, float(away), float(energy(part) / energy(first)), float(np.asarray(frechet)))
+    return Minute(number, float(away), float(energy(part) / energy(first)), frechet)
