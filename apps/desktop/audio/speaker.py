@@ -18,11 +18,13 @@ from apps.desktop.audio.rate import RateChange
 from apps.desktop.audio.source import Packet, Samples, Tell, clock_us, level_db
 from engine.types import SAMPLE_RATE_HZ
 
-LONGEST_US, TRIMMED_US = 250_000, 100_000
+LONGEST_US, TRIMMED_US = 250_000, 140_000
 """Sound that may wait to be played, and what is left of it when it gets longer: delay must not stay."""
 
-PREBUFFER_US = 60_000
-"""Sound that must wait before playing begins, and again after it ran out: a frame, and half of one for jitter."""
+PREBUFFER_US = 100_000
+"""Sound that must wait before playing begins, and again after it ran out. A frame comes every 40 ms and a block of 20 is
+taken at once, so this outlives a frame that is 40 ms late; with 60 one gap of 19 ms was heard in ten minutes.
+"""
 
 _SILENT_DB = -60.0
 _PACE_S = 0.02
