@@ -18,7 +18,11 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from engine.backends.base import Sampling
+from engine.diffusion.rollout import Manner
 from engine.errors import AvatarError, BundleCorruptError, BundleMissingError
 from engine.model.config import ModelConfig
 
@@ -30,6 +34,9 @@ FOLDER_VARIABLE = "VISAVIS_MODELS"
 AUTO = "auto"
 PREFERRED = ("base", "nano")
 """Model names in the order in which `auto` takes them."""
+
+SPEECH = "speech.npy"
+"""Directions of latents in which lips part, float16 [2, K, C * G * G]: see engine.diffusion.rollout.articulate."""
 
 _MANIFEST_BYTES = 1 << 20
 
@@ -45,6 +52,21 @@ class Bundle:
     files: Mapping[str, str]
     """File name to sha256."""
     manifest: Mapping[str, Any]
+
+    def manner(self) -> Manner:
+        """How blocks are drawn. Raises BundleCorruptError when it wants directions of speech that are not there."""
+        return self.sampling.manner(self._speech() if self.sampling.stress else None)
+
+    def _speech(self) -> NDArray[np.float32]:
+        path, numbers = self.file(SPEECH), self.config.latent_channels * self.config.latent_grid**2
+        try:
+            found = np.load(path, allow_pickle=False)
+        except (OSError, ValueError, EOFError) as error:
+            raise BundleCorruptError(f"{path} is no array ({error}); export the bundle again") from error
+        if found.ndim != 3 or found.shape[0] != 2 or found.shape[2] != numbers or not np.isfinite(found).all():
+            raise BundleCorruptError(f"{path} has no directions of {numbers} numbers; export the bundle again")
+        speech: NDArray[np.float32] = found.astype(np.float32)
+        return speech
 
     def file(self, name: str) -> Path:
         """Path of a verified file. Raises BundleCorruptError when it is not in the manifest, absent or altered."""

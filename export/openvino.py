@@ -14,7 +14,7 @@ import openvino as ov
 from engine.backends.artefacts import ORIGIN_KEY, Origin, created_by, graph_hashes
 from engine.backends.openvino import IR, LIBRARY, open_backend
 from engine.backends.staged import ONNX, made_for
-from engine.bundle import Bundle, read_bundle
+from engine.bundle import SPEECH, Bundle, read_bundle
 from engine.errors import ArgumentError, BundleCorruptError
 from export.manifest import CARD, replace_folder, write_manifest
 from export.parity import FLOAT_DB, Parity, compare
@@ -49,7 +49,7 @@ def _write(bundle: Bundle, folder: Path) -> None:
         if name.endswith(ONNX):
             # Large weights are float16 in the graphs already; the small ones stay exact.
             ov.save_model(core.read_model(path), folder / f"{name.removesuffix(ONNX)}{IR}", compress_to_fp16=False)
-        elif name == CARD:
+        elif name in (CARD, SPEECH):
             shutil.copyfile(path, folder / name)
     origin = Origin(
         library=LIBRARY,

@@ -73,7 +73,7 @@ def roll_out(backend: Backend, scene: Scene) -> Iterator[Streamed]:
         begun = process_time()
         latents, cache = generate_block(
             _Bound(backend, _conditions(backend, scene.windows[first : first + length])),
-            SAMPLERS[sampling.sampler], noise, timesteps(steps, sampling.time_shift), cache, sampling.manner,
+            SAMPLERS[sampling.sampler], noise, timesteps(steps, sampling.time_shift), cache, backend.manner,
         )  # fmt: skip
         denoised = process_time()
         frames = backend.decode(latents[0], reference, scene.large)

@@ -384,6 +384,7 @@ def test_floor_is_in_units_that_fit_together() -> None:
     info = FakeWorker().info
     found = measure_floor(TINY, info, denoise_ms=10.0, decode_ms=None)
     assert found.denoise_gflop == denoise_flop(TINY, 8, 2) / 1e9 == 3 * call_flop(TINY, 8) / 1e9
+    assert denoise_flop(TINY, 8, 2, stressed=True) == 4 * call_flop(TINY, 8)
     assert found.denoise_to_floor == pytest.approx(10e-3 * found.matmul_gflop_per_s / found.denoise_gflop)
     assert found.decode_ms == info.decode_ms
     assert found.decode_to_floor == pytest.approx(8e-3 * found.copy_gb_per_s * 1e9 / (3 * 32 * 32))

@@ -61,17 +61,21 @@ def call_flop(config: ModelConfig, frames: int) -> int:
     return total
 
 
-def denoise_flop(config: ModelConfig, frames: int, steps: int) -> int:
-    """Of one block: a call for each step, and one that writes its keys and values."""
-    return (steps + 1) * call_flop(config, frames)
+def denoise_flop(config: ModelConfig, frames: int, steps: int, stressed: bool = False) -> int:
+    """Of one block: a call for each step, one that writes its keys and values, and one for what the mouth says where
+    the model has that drawn without chance.
+    """
+    return (steps + 1 + stressed) * call_flop(config, frames)
 
 
-def measure_floor(config: ModelConfig, info: WorkerInfo, denoise_ms: float | None, decode_ms: float | None) -> Floor:
-    """denoise_ms: of a block of info.block_frames. decode_ms: of a picture. None for what the worker's own warm-up
-    measured.
+def measure_floor(
+    config: ModelConfig, info: WorkerInfo, denoise_ms: float | None, decode_ms: float | None, stressed: bool = False
+) -> Floor:
+    """stressed: see denoise_flop. denoise_ms: of a block of info.block_frames. decode_ms: of a picture. None for what
+    the worker's own warm-up measured.
     """
     gflop_per_s, gb_per_s = matmul_gflop_per_s(), copy_gb_per_s()
-    gflop = denoise_flop(config, info.block_frames, info.steps) / 1e9
+    gflop = denoise_flop(config, info.block_frames, info.steps, stressed) / 1e9
     picture_bytes = 3 * info.picture_px**2
     block_ms = (info.steps + 1) * info.denoise_ms[info.block_frames] if denoise_ms is None else denoise_ms
     picture_ms = info.decode_ms if decode_ms is None else decode_ms

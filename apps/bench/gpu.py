@@ -26,7 +26,7 @@ from engine.errors import AvatarError, BackendUnavailableError
 from engine.types import FPS, AvatarState
 
 if TYPE_CHECKING:
-    from engine.backends.torch import Placement
+    pass
 
 Say = Callable[[str], None]
 Open = Callable[["Case"], Backend]
@@ -125,12 +125,12 @@ def _torch_opener(device: str, dtype: str, compiler: str) -> Open:
             from engine.model.avatar import AvatarModel
         except ImportError as error:
             raise BackendUnavailableError(f"torch is not installed ({error}): pip install 'visavis[export]'") from error
-        placement: Placement = Placement(device, dtype, compiler)
+        placement, manner = Placement(device, dtype, compiler), case.bundle.manner()
         checkpoint = _checkpoint(case)
         if checkpoint is not None:
-            return open_checkpoint(checkpoint, case.bundle.sampling, placement=placement)
+            return open_checkpoint(checkpoint, case.bundle.sampling, placement=placement, manner=manner)
         torch.manual_seed(0)
-        return TorchBackend(AvatarModel(case.bundle.config), case.bundle.sampling, placement)
+        return TorchBackend(AvatarModel(case.bundle.config), case.bundle.sampling, placement, manner)
 
     return open_it
 
@@ -296,7 +296,7 @@ class _Rollout:
         noise = self._random.standard_normal(shape, np.float32)
         times = timesteps(steps, sampling.time_shift)
         latents, self._cache = generate_block(
-            model, SAMPLERS[sampling.sampler], noise, times, self._cache, sampling.manner
+            model, SAMPLERS[sampling.sampler], noise, times, self._cache, self._backend.manner
         )
         return [self._backend.decode(each, self._reference, self._large) for each in latents][-1]
 

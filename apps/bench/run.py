@@ -53,7 +53,8 @@ async def _converse(rig: Rig, settings: Settings, part: str, say: Say, found: di
     info = rig.worker.info
     usual = next((row for row in stages.by_block_length if row.block_frames == info.block_frames), None)
     decode_ms = unpaced.decode_ms / unpaced.block_frames
-    found["floor"] = measure_floor(rig.model_config, info, usual.denoise_ms if usual else None, decode_ms)
+    denoise_ms = usual.denoise_ms if usual else None
+    found["floor"] = measure_floor(rig.model_config, info, denoise_ms, decode_ms, bool(rig.sampling.stress))
 
 
 async def _capacity(settings: Settings, voice: Floats, promised: int, say: Say) -> Any:

@@ -16,6 +16,7 @@ from apps.bench.machine import resident_mb
 from apps.bench.script import Floats
 from apps.bench.viewer import on_screen
 from apps.media import read_sound
+from engine.backends.base import Sampling
 from engine.backends.mock import MockBackend
 from engine.bundle import find_bundle, shipped_models
 from engine.engine import AvatarEngine, load
@@ -74,6 +75,7 @@ class Rig:
     face: Face
     voice: Floats
     model_config: ModelConfig
+    sampling: Sampling
     cold: Cold
     idle_mb: float | None
     pids: Callable[[], list[int]]
@@ -98,11 +100,13 @@ async def open_rig(
         marks.append(perf_counter())
         load_ms, portrait_ms, warm_up_ms = (float(ms) for ms in 1e3 * np.diff(marks))
         pids = _pids(worker)
+        model_config, sampling = _model_of(settings, engine)
         yield Rig(
             worker=worker,
             face=face,
             voice=voice,
-            model_config=_model_config(settings, engine),
+            model_config=model_config,
+            sampling=sampling,
             cold=Cold(import_ms, load_ms, portrait_ms, warm_up_ms),
             idle_mb=resident_mb(pids()),
             pids=pids,
@@ -155,7 +159,8 @@ def _pids(worker: ThreadWorker | SupervisedWorker) -> Callable[[], list[int]]:
     return pids
 
 
-def _model_config(settings: Settings, engine: AvatarEngine) -> ModelConfig:
+def _model_of(settings: Settings, engine: AvatarEngine) -> tuple[ModelConfig, Sampling]:
     if settings.backend == "mock":
-        return MockBackend.config
-    return find_bundle(settings.model).config if settings.process else engine.backend.config
+        return MockBackend.config, MockBackend.sampling
+    found = find_bundle(settings.model) if settings.process else engine.backend
+    return found.config, found.sampling

@@ -12,7 +12,7 @@ Float arrays are float32.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -48,11 +48,13 @@ class Sampling:
     noise_scale: float = 1.0
     easing: float = 0.0
     sink_decay: float = 1.0
-    """The last four: see engine.diffusion.rollout.Manner."""
+    stress: float = 0.0
+    """The last five: see engine.diffusion.rollout.Manner. stress 0: the mouth is drawn like all else."""
 
-    @property
-    def manner(self) -> Manner:
-        return Manner(self.context_time, self.noise_scale, self.easing, self.sink_decay)
+    def manner(self, speech: Floats | None = None) -> Manner:
+        """speech: the bundle's directions of speech, which `stress` asks for."""
+        plain = Manner(self.context_time, self.noise_scale, self.easing, self.sink_decay)
+        return replace(plain, speech=speech, stress=self.stress) if self.stress else plain
 
     @staticmethod
     def from_dict(values: Mapping[str, Any]) -> Sampling:
@@ -75,6 +77,11 @@ class Backend(Protocol):
 
     @property
     def sampling(self) -> Sampling: ...
+
+    @property
+    def manner(self) -> Manner:
+        """How blocks are drawn and joined."""
+        ...
 
     @property
     def aligner(self) -> Landmarker | None:

@@ -31,6 +31,7 @@ class MockBackend:
     name = "mock"
     config: ModelConfig = TINY
     sampling = Sampling(steps=1, first_steps=1)
+    manner = sampling.manner()
     aligner: Landmarker | None = None
     moves_alpha = True
 

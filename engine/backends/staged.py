@@ -14,6 +14,7 @@ from engine.backends.artefacts import origin_of
 from engine.backends.base import Floats, Landmarker, Reference, Sampling
 from engine.backends.compose import compose
 from engine.bundle import Bundle
+from engine.diffusion.rollout import Manner
 from engine.errors import BackendFailedError, BackendUnavailableError
 from engine.model.config import ModelConfig
 
@@ -77,6 +78,7 @@ class StagedBackend:
     def __init__(self, name: str, bundle: Bundle, graphs: Mapping[str, Graph]) -> None:
         self._name, self._bundle = name, bundle
         self._graphs = dict(graphs)
+        self._manner = bundle.manner()
         self._aligner = _Aligner(name, graphs[ALIGNER], _aligner_px(bundle)) if ALIGNER in graphs else None
 
     @property
@@ -90,6 +92,10 @@ class StagedBackend:
     @property
     def sampling(self) -> Sampling:
         return self._bundle.sampling
+
+    @property
+    def manner(self) -> Manner:
+        return self._manner
 
     @property
     def aligner(self) -> Landmarker | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from torch import Tensor
 
 from engine.backends.base import Floats, Landmarker, Reference, Sampling
 from engine.bundle import Bundle
+from engine.diffusion.rollout import Manner
 from engine.errors import BackendUnavailableError
 from engine.model.avatar import AvatarModel, load_model
 from engine.model.codec import ReferenceFeatures, resize_grid
@@ -53,10 +54,15 @@ class TorchBackend:
     aligner: Landmarker | None = None
     moves_alpha = True
 
-    def __init__(self, model: AvatarModel, sampling: Sampling, placement: Placement = CPU) -> None:
-        """Raises BackendUnavailableError for a device that is not there."""
+    def __init__(
+        self, model: AvatarModel, sampling: Sampling, placement: Placement = CPU, manner: Manner | None = None
+    ) -> None:
+        """manner: by default what `sampling` says without directions of speech. Raises BackendUnavailableError for a
+        device that is not there.
+        """
         _check_device(placement.device)
         self._model, self._sampling = model.eval().to(placement.device), sampling
+        self._manner = manner or replace(sampling, stress=0.0).manner()
         self._placement = placement
         self._reference_stage = self._compiled(self._encode_reference)
         self._audio_stage = self._compiled(self._model.audio)
@@ -80,6 +86,10 @@ class TorchBackend:
     @property
     def sampling(self) -> Sampling:
         return self._sampling
+
+    @property
+    def manner(self) -> Manner:
+        return self._manner
 
     def encode_reference(self, image: Floats) -> Reference:
         with self._computing():
@@ -171,13 +181,13 @@ def open_backend(bundle: Bundle, threads: int | None = None) -> TorchBackend:
         raise BackendUnavailableError(
             f"model {bundle.name} has no checkpoint for torch; use --backend auto, or export with --keep-checkpoint"
         )
-    return open_checkpoint(bundle.file(CHECKPOINT), bundle.sampling, threads)
+    return open_checkpoint(bundle.file(CHECKPOINT), bundle.sampling, threads, manner=bundle.manner())
 
 
 def open_checkpoint(
-    path: Path, sampling: Sampling, threads: int | None = None, placement: Placement = CPU
+    path: Path, sampling: Sampling, threads: int | None = None, placement: Placement = CPU, manner: Manner | None = None
 ) -> TorchBackend:
     """A checkpoint of engine.model.avatar.save_model."""
     if threads:
         torch.set_num_threads(threads)
-    return TorchBackend(load_model(path)[0], sampling, placement)
+    return TorchBackend(load_model(path)[0], sampling, placement, manner)

@@ -11,7 +11,8 @@ from types import ModuleType
 from typing import Any, Protocol
 
 from engine.diffusion.arrays import namespace
-from engine.diffusion.sampler import Sampler
+from engine.diffusion.flow import to_x0
+from engine.diffusion.sampler import Sampler, Velocity
 
 
 class BlockModel(Protocol):
@@ -26,13 +27,15 @@ class Manner:
 
     context_time: the noise level that the clean pass claims, the same as in training. noise_scale: below 1, samples lie
     nearer to what is likeliest ("temperature"); a young model's noise shows as trembling. easing: see Cache.ease.
-    sink_decay: see Cache.append.
+    sink_decay: see Cache.append. speech, stress: see `articulate`.
     """
 
     context_time: float = 0.0
     noise_scale: float = 1.0
     easing: float = 0.0
     sink_decay: float = 1.0
+    speech: Any = None
+    stress: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,6 +193,25 @@ def generate_block(
     def velocity(x: Any, t: float) -> Any:
         return model(x, t, cache.keys, cache.values, cache.valid)[0]
 
-    latents = cache.ease(sampler(velocity, noise * manner.noise_scale, times), manner.easing)
+    latents = sampler(velocity, noise * manner.noise_scale, times)
+    if manner.speech is not None:
+        latents = articulate(latents, velocity, times[0], manner.speech, manner.stress)
+    latents = cache.ease(latents, manner.easing)
     _, keys, values = model(latents, manner.context_time, cache.keys, cache.values, cache.valid)
     return latents, cache.append(keys, values, latents, manner.sink_decay)
+
+
+def articulate(latents: Any, velocity: Velocity, t: float, speech: Any, stress: float) -> Any:
+    """A block [B, F, C, G, G] whose mouth says what the voice says, without what chance adds to it.
+
+    Chance in a head's turn is variety, in a mouth it is error. The likeliest mouth is that of one step from no noise at
+    all; along the directions that part lips and leave the head where it is, it takes the place of the drawn one.
+    speech [2, K, C * G * G]: what reads these K directions out of latents, and what a unit of each moves there, see
+    training.speech. stress: gain of the likeliest mouth, since the mean of all that a voice leaves open moves less than
+    any one mouth. t: time of pure noise.
+    """
+    still = namespace(latents).zeros_like(latents)
+    likeliest = to_x0(still, velocity(still, t), t)
+    change = (stress * likeliest - latents).reshape(*latents.shape[:2], -1)
+    reads, moves = speech[0], speech[1]
+    return latents + ((change @ reads.T) @ moves).reshape(latents.shape)

@@ -139,7 +139,7 @@ def _generate(
         np.concatenate([slot.noise_for(step) for slot, step in zip(slots, steps, strict=True)]),
         timesteps(steps[0].denoising_steps, sampling.time_shift),
         Cache.join(caches),
-        sampling.manner,
+        backend.manner,
     )
     rows = cache.split() if len(steps) > 1 else [cache]
     return [(block, _detach(row) if len(rows) > 1 else row) for block, row in zip(latents, rows, strict=True)]

@@ -91,7 +91,7 @@ class Player:
         steps = sampling.steps if number else sampling.first_steps
         latents, after = generate_block(
             self._model(number), SAMPLERS[sampling.sampler], noise, timesteps(steps, sampling.time_shift),
-            cache, sampling.manner,
+            cache, self._backend.manner,
         )  # fmt: skip
         return latents[0], after
 

@@ -32,7 +32,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     need_file(arguments.checkpoint)
     bundle = find_bundle(arguments.bundle)
-    truth = open_checkpoint(arguments.checkpoint, bundle.sampling, arguments.threads)
+    truth = open_checkpoint(arguments.checkpoint, bundle.sampling, arguments.threads, manner=bundle.manner())
     scene = scenes(arguments, bundle.sampling, arguments.blocks)[0]
     results = compare_installed(truth, bundle, scene, arguments.backend, arguments.threads)
     needed = INT8_DB if bundle.manifest.get("int8_stages") else FLOAT_DB

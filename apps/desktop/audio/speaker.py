@@ -22,8 +22,8 @@ LONGEST_US, TRIMMED_US = 250_000, 140_000
 """Sound that may wait to be played, and what is left of it when it gets longer: delay must not stay."""
 
 PREBUFFER_US = 100_000
-"""Sound that must wait before playing begins, and again after it ran out. A frame comes every 40 ms and a block of 20 is
-taken at once, so this outlives a frame that is 40 ms late; with 60 one gap of 19 ms was heard in ten minutes.
+"""Sound that must wait before playing begins, and again after it ran out. A frame comes every 40 ms and 20 ms are
+taken at once, so this outlives a frame that is 40 ms late; with 60 ms one gap of 19 was heard in ten minutes.
 """
 
 _SILENT_DB = -60.0
