@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from time import perf_counter
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,9 +24,6 @@ from engine.diffusion.rollout import Cache, generate_block
 from engine.diffusion.sampler import SAMPLERS
 from engine.errors import AvatarError, BackendUnavailableError
 from engine.types import FPS, AvatarState
-
-if TYPE_CHECKING:
-    pass
 
 Say = Callable[[str], None]
 Open = Callable[["Case"], Backend]
