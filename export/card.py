@@ -19,7 +19,7 @@ Every film that `visavis talk` writes says in its metadata that it is generated.
 ## Network
 
 {parameters} parameters: {parts}. Latent {channels} x {grid} x {grid} a frame at 25 frames a second; pictures of any
-size. Sampling: {sampler}, {steps} steps a block of {block} frames, {first} for the first block of {first_block}.
+size. Sampling: {sampler}, {steps} steps a block of {block} frames, {first} for the first block of {first_block}{mouth}.
 Weights in {weights}.
 
 ## Trained on
@@ -53,10 +53,15 @@ def model_card(manifest: Mapping[str, Any]) -> str:
         block=sampling["block_frames"],
         first=sampling["first_steps"],
         first_block=sampling["first_block_frames"],
+        mouth=_mouth(sampling.get("stress", 0.0)),
         weights=manifest["precisions"]["weights"],
         trained_on=manifest["trained_on"],
         metrics=_table({**manifest["training"].get("test", {}), **manifest["metrics"]}),
     )
+
+
+def _mouth(stress: float) -> str:
+    return f";\nthe mouth by a step without noise, {stress:g} times" if stress else ""
 
 
 def _millions(count: int) -> str:

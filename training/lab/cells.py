@@ -29,8 +29,11 @@ TEACHER, START, START_EULER = "teacher", "undistilled", "undistilled, Euler"
 UNTRAINED = (TEACHER, START, START_EULER)
 """The teacher with its guidance; and its weights drawn as students are, which is what every student begins as."""
 
-RATES = {"dmd": 5e-5, "reward": 5e-5, "mogan": 5e-5, "vdot": 5e-5, "tdm": 3e-5}
+RATES = {"dmd": 5e-5, "reward": 3e-5, "mogan": 5e-5, "vdot": 5e-5, "tdm": 3e-5, "phased": 5e-5}
 """Learning rates of methods that go too far in the same time with the usual one: more updates, or larger ones."""
+
+GUIDED = ("asd", "accvideo")
+"""Methods that aim at the guided teacher, too: one is too short of updates to reach it, the other shows it as it is."""
 
 DAMAGE = 0.01
 """What tiles left out may change of a layer; with 0.03 a student of so few updates trembles (jerk 2.8 of the truth)."""
@@ -47,7 +50,7 @@ class LabConfig:
     Every student starts from the teacher's weights. steps: that students are drawn with. critic: of the methods that
     have one; on short budgets the student gets more of the updates than papers give it. guidance: of the teacher's
     steps that consistency follows, far from their end as it stays; aim: of the teacher that others match or copy, who
-    get all of what guidance overdoes.
+    get all of what guidance overdoes (but for GUIDED).
     """
 
     out: Path
@@ -76,7 +79,7 @@ def train(config: LabConfig, method: str, seed: int, clips: LatentClips, held_ou
     if method == "vdit":
         how = ConsistencyConfig(guidance=config.guidance, segments=2)
         return train_tiles(clips, held_out, run, config.teacher, how, TileConfig(damage=DAMAGE))
-    matching = matching_of(method, config.aim)
+    matching = matching_of(method, config.guidance if method in GUIDED else config.aim)
     return train_matching(clips, held_out, run, config.teacher, method, matching, critic=config.critic)
 
 

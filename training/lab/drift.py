@@ -52,7 +52,7 @@ def drift(
     model: AvatarModel, clips: LatentClips, how: SamplingConfig, sink_decay: float, minutes: int = 10, people: int = 4
 ) -> list[Minute]:
     """Figures of every minute. sink_decay: see engine.diffusion.rollout.Cache.append; 1 is the static sink, which the
-    portrait's own keys and values are.
+    portrait's own keys and values are; with 0 the frame that leaves takes its place, which is a window and no sink.
     """
     per_minute = 60 * FPS
     batch = long_batch(clips, people, minutes * per_minute)

@@ -28,7 +28,7 @@ def register(stages: argparse._SubParsersAction[argparse.ArgumentParser]) -> Non
     add("checkpoint", type=Path, help="a student")
     add("--test", type=Path, required=True, help="folder of held-out shards")
     add("--cache", type=Path, required=True, help="folder for latents")
-    add("--sinks", type=float, nargs="+", default=[1.0, 0.99], help="decays; 1 is a static sink (default 1 0.99)")
+    add("--sinks", type=float, nargs="+", default=[1.0, 0.99, 0.0], help="decays; 1 is a static sink, 0 none (default 1 0.99 0)")
     add("--minutes", type=int, default=10, help="default %(default)s")
     add("--people", type=int, default=4, help="at once (default %(default)s)")
     add("--threads", type=int, default=0, help="CPU threads, 0 for all")
@@ -89,7 +89,7 @@ def run_drift(args: argparse.Namespace) -> int:
         return 0
     sys.stdout.write("| sink | minute | away | energy | FID-like |\n|---|---|---|---|---|\n")
     for decay, minutes in found.items():
-        name = "static" if decay == 1 else f"EMA {decay:g}"
+        name = {1.0: "static", 0.0: "none"}.get(decay, f"EMA {decay:g}")
         for m in minutes:
             sys.stdout.write(f"| {name} | {m['minute']} | {m['away']:.2f} | {m['energy']:.2f} | {m['frechet']:.1f} |\n")
     return 0
