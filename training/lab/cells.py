@@ -25,7 +25,7 @@ from training.probing import ensure_probe
 from training.run import RunConfig
 from training.tiling import train_tiles
 
-TEACHER, START, START_EULER = "teacher", "undistilled", "undistilled, Euler"
+TEACHER, START, START_EULER = "teacher", "undistilled", "undistilled-euler"
 UNTRAINED = (TEACHER, START, START_EULER)
 """The teacher with its guidance; and its weights drawn as students are, which is what every student begins as."""
 

@@ -28,7 +28,9 @@ def register(stages: argparse._SubParsersAction[argparse.ArgumentParser]) -> Non
     add("checkpoint", type=Path, help="a student")
     add("--test", type=Path, required=True, help="folder of held-out shards")
     add("--cache", type=Path, required=True, help="folder for latents")
-    add("--sinks", type=float, nargs="+", default=[1.0, 0.99, 0.0], help="decays; 1 is a static sink, 0 none (default 1 0.99 0)")
+    add(
+        "--sinks", type=float, nargs="+", default=[1.0, 0.99, 0.0], help="decays; 1: static, 0: none (default 1 0.99 0)"
+    )
     add("--minutes", type=int, default=10, help="default %(default)s")
     add("--people", type=int, default=4, help="at once (default %(default)s)")
     add("--threads", type=int, default=0, help="CPU threads, 0 for all")
