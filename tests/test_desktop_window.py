@@ -399,6 +399,10 @@ def test_unplugged_choice_stays_chosen(window: Window) -> None:
 def test_diary_tells_what_the_harness_reads(window: Window, tmp_path: Path) -> None:
     give(window, shown())
     diary = Diary(tmp_path / "stats.jsonl", window.actions, window.main)
+    assert not diary.line()["sheet"]
+    window.actions.help()
+    assert diary.line()["sheet"]
+    window.actions.escape()
     line = diary.line()
     diary.close()
     assert line["phase"] == "ready" and line["fps"] == 25.0 and line["drift_ms"] is None

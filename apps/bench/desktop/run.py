@@ -134,7 +134,12 @@ def _open(desk: Desk, settings: Settings, portrait: Path) -> tuple[App, float]:
         "--portrait", str(portrait), "--model", settings.model, "--backend", settings.backend,
         "--size", str(settings.size_px), "--mic", MICROPHONE, "--headphones",
     ).ready()  # fmt: skip
-    return app, monotonic() - began_s
+    start_s = monotonic() - began_s
+    if app.fresh()["sheet"]:
+        # Where machine or model are new, the app greets with what it found out; that covers the mouth and takes keys.
+        desk.screen.key("Escape")
+        app.until(lambda stats: not stats["sheet"], _COME_BACK_S)
+    return app, start_s
 
 
 def _delay(

@@ -53,6 +53,7 @@ class Diary:
             "phase": self._actions.phase,
             "picture": [area.x(), area.y(), area.width(), area.height()],
             "painted": self._window.face.painted,
+            "sheet": self._window.sheet is not None,
             "overtaken": self._actions.bridge.overtaken,
             "level_db": round(desk.ears.level_db, 1),
             "mic_state": desk.ears.state,
